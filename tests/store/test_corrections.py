@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import event
 
 from app.encryption.keys import new_key_line, parse_keys
 from app.encryption.ring import KeyRing
@@ -12,7 +13,8 @@ from app.errors import FaceNotFound, InvalidRequest, PersonNotFound
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.index.person_scores import effective_templates
-from app.store.records import NewTemplate
+from app.store.records import NewTemplate, PersonTemplate
+from app.store.sql.corrections import FACES_AT_ONCE
 from tests.gallery.conftest import DIMENSION, SPACE, open_store
 from tests.writing import enroll_person
 
@@ -73,6 +75,43 @@ def test_two_ids_become_one(place: Gallery, directions: Draw) -> None:
         place.store.persons.get("default", "j.smith")
     assert place.check_index("default").clean
     assert place.size("default").persons == 1
+
+
+def test_many_faces_are_moved_by_few_statements(place: Gallery, directions: Draw) -> None:
+    store, count = place.store, FACES_AT_ONCE + 20
+    vectors = directions(count)
+    rows = [
+        PersonTemplate("ada", None, NewTemplate(vector, f"{i}", crop=b"\x89PNG crop"))
+        for i, vector in enumerate(vectors)
+    ]
+    faces = store.imports.enroll("default", rows, SPACE)
+    kept = store.alternate_embeddings.crops_to_reembed("default", "es-other", 0, count)
+    others = {one.template_key: vectors[i] for i, one in enumerate(kept)}
+    store.alternate_embeddings.put("default", "es-other", others)
+    enroll(place, "bob", vectors[0])
+    executed: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        executed.append(statement)
+
+    event.listen(store.database.engine, "before_cursor_execute", note)
+    merged = place.merge_persons("default", "ada", "bob")
+    event.remove(store.database.engine, "before_cursor_execute", note)
+    assert merged.templates == count + 1
+    assert len(executed) < 60
+    stored, found = store.embeddings.of_person("default", "bob")
+    order = {face.face_id: row for face, row in zip(stored, found, strict=True)}
+    for face_id, vector in zip(faces, vectors, strict=True):
+        assert face_id is not None
+        assert np.allclose(order[face_id], vector, atol=1e-6)
+    kept = store.alternate_embeddings.crops_to_reembed("default", "es-third", 0, 2 * count)
+    assert [one.crop for one in kept] == [b"\x89PNG crop"] * (count + 1)
+    bob, keys = store.persons.get("default", "bob"), [one.template_key for one in kept]
+    beside = store.alternate_embeddings.of_person(
+        store.collections.get("default"), bob.key, keys[1:]
+    )
+    assert len(beside) == count
+    assert place.check_index("default").clean
 
 
 def test_the_same_photo_is_not_kept_twice(place: Gallery, directions: Draw) -> None:

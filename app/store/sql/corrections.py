@@ -1,6 +1,6 @@
 """Moves templates from one person to another: corrects a mislabel, or one person with two ids."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from app.store.sql.pairs import move_pairs, refuse_declared
 from app.store.sql.persons import insert_person
 from app.store.sql.retention import take_over_activity
 from app.store.sql.tables import alternate_embeddings, crops, persons, templates
+
+FACES_AT_ONCE = 500  # that are in memory, with their crops
 
 
 class Corrections:
@@ -92,65 +94,99 @@ class Corrections:
         people: tuple[int, int],
     ) -> None:
         """New rows under the same face ids: an index knows a template's person by its key."""
-        old, new = (self._database.codec.person_key(connection, collection, one) for one in people)
-        made = []
-        for key in keys:
-            row = connection.execute(
-                select(templates, templates.c.embedding.label("content")).where(
-                    templates.c.id == key
+        codec = self._database.codec
+        old, new = (codec.person_key(connection, collection, one) for one in people)
+        made: list[int] = []
+        for start in range(0, len(keys), FACES_AT_ONCE):
+            some = keys[start : start + FACES_AT_ONCE]
+            mine = select(templates, templates.c.embedding.label("content"))
+            rows = connection.execute(mine.where(templates.c.id.in_(some))).all()
+            face_ids = {row.id: row.face_id for row in rows}
+            beside = self._beside(connection, face_ids, (old, new))
+            connection.execute(delete(templates).where(templates.c.id.in_(some)))
+            there = self._there(connection, people[1], rows, new)
+            moved = []
+            for row in rows:
+                digest = row.content_digest
+                if not there.isdisjoint((digest,) if row.sealed else codec.marks(new, digest)):
+                    continue
+                stored = digest if row.sealed else codec.mark(new, digest)
+                there.add(stored)
+                moved.append(
+                    {
+                        "face_id": row.face_id,
+                        "collection": collection.key,
+                        "person": people[1],
+                        "embedding": codec.moved((old, new), face_context(row.face_id), row),
+                        "sealed": new is not None,
+                        "content_digest": stored,
+                        "quality": row.quality,
+                        "created_at": row.created_at,
+                    }
                 )
-            ).one()
-            beside = self._beside(connection, key, row.face_id, (old, new))
-            connection.execute(delete(templates).where(templates.c.id == key))
-            codec, digest = self._database.codec, row.content_digest
-            marks = (digest,) if row.sealed else codec.marks(new, digest)
-            same = templates.c.content_digest.in_(marks)
-            there = select(templates.c.id).where(templates.c.person == people[1], same)
-            if connection.execute(there).first():
-                continue
-            values = {
-                "face_id": row.face_id,
-                "collection": collection.key,
-                "person": people[1],
-                "embedding": codec.moved((old, new), face_context(row.face_id), row),
-                "sealed": new is not None,
-                "content_digest": digest if row.sealed else codec.mark(new, digest),
-                "quality": row.quality,
-                "created_at": row.created_at,
-            }
-            stored = insert(templates).values(values).returning(templates.c.id)
-            made.append(connection.execute(stored).scalar_one())
-            for table, kept in beside:
-                connection.execute(insert(table).values(template=made[-1], **kept))
+            made += _insert(connection, moved, beside)
         log_change(connection, collection, REMOVE, list(keys), self._database.clock())
-        log_change(connection, collection, ADD, made, self._database.clock())
+        log_change(connection, collection, ADD, sorted(made), self._database.clock())
+
+    def _there(
+        self, connection: Connection, person: int, rows: Sequence[Any], key: DataKey | None
+    ) -> set[str]:
+        """What a person has already of the contents of others' rows, as it is stored."""
+        codec = self._database.codec
+        marks = {row.content_digest for row in rows}.union(
+            *(codec.marks(key, row.content_digest) for row in rows if not row.sealed)
+        )
+        query = select(templates.c.content_digest).where(
+            templates.c.person == person, templates.c.content_digest.in_(marks)
+        )
+        return set(connection.execute(query).scalars())
 
     def _beside(
         self,
         connection: Connection,
-        template: int,
-        face_id: str,
+        face_ids: Mapping[int, str],
         keys: tuple[DataKey | None, DataKey | None],
-    ) -> list[tuple[Table, dict[str, Any]]]:
-        """The crop and alternate embeddings of a template, as rows for a template of another."""
-        found: list[tuple[Table, dict[str, Any]]] = []
+    ) -> list[tuple[Table, str, dict[str, Any]]]:
+        """The crops and alternate embeddings of templates, as rows for templates of another person
+        that have the same face ids."""
+        found: list[tuple[Table, str, dict[str, Any]]] = []
         encrypted = keys[1] is not None
-        query: Any = select(crops.c.crop.label("content"), crops.c.sealed)
-        for row in connection.execute(query.where(crops.c.template == template)):
+        query: Any = select(crops.c.template, crops.c.crop.label("content"), crops.c.sealed)
+        for row in connection.execute(query.where(crops.c.template.in_(face_ids))):
+            face_id = face_ids[row.template]
             content = self._database.codec.moved(keys, crop_context(face_id), row)
-            found.append((crops, {"crop": content, "sealed": encrypted}))
+            found.append((crops, face_id, {"crop": content, "sealed": encrypted}))
         query = select(
+            alternate_embeddings.c.template,
             alternate_embeddings.c.embedding.label("content"),
             alternate_embeddings.c.sealed,
             alternate_embeddings.c.embedding_space,
         )
-        for row in connection.execute(query.where(alternate_embeddings.c.template == template)):
+        for row in connection.execute(query.where(alternate_embeddings.c.template.in_(face_ids))):
+            face_id = face_ids[row.template]
             content = self._database.codec.moved(keys, face_context(face_id), row)
-            space = row.embedding_space
-            found.append(
-                (
-                    alternate_embeddings,
-                    {"embedding": content, "sealed": encrypted, "embedding_space": space},
-                )
-            )
+            kept = {"embedding": content, "embedding_space": row.embedding_space}
+            found.append((alternate_embeddings, face_id, {**kept, "sealed": encrypted}))
         return found
+
+
+def _insert(
+    connection: Connection,
+    rows: Sequence[Mapping[str, Any]],
+    beside: Sequence[tuple[Table, str, Mapping[str, Any]]],
+) -> list[int]:
+    """Store templates, and those of the rows beside them whose face ids they have. Returns the
+    templates' keys."""
+    if not rows:
+        return []
+    returned = insert(templates).returning(templates.c.face_id, templates.c.id)
+    keys = {row.face_id: int(row.id) for row in connection.execute(returned, rows)}
+    for table in (crops, alternate_embeddings):
+        kept = [
+            {"template": keys[face_id], **values}
+            for its, face_id, values in beside
+            if its is table and face_id in keys
+        ]
+        if kept:
+            connection.execute(insert(table), kept)
+    return list(keys.values())
