@@ -124,6 +124,23 @@ def test_the_same_photo_is_not_kept_twice(place: Gallery, directions: Draw) -> N
     assert merged.templates == (1 if place.store.encryption.state().encrypted == 0 else 2)
 
 
+def test_a_move_to_who_has_the_photo_answers_with_their_face(
+    place: Gallery, directions: Draw
+) -> None:
+    (a,) = directions(1)
+    ids = {}
+    for person in ("ada", "bob"):
+        (stored,) = enroll_person(place, "default", person, None, [NewTemplate(a, "one photo")])
+        ids[person] = stored.face.face_id
+    encrypted = place.store.encryption.state().encrypted
+    answer = place.move_face("default", ids["ada"], "bob")
+    assert answer == place.store.templates.get("default", answer.face_id)
+    assert (answer.person_id, answer.face_id) == ("bob", ids["ada" if encrypted else "bob"])
+    actions = [one.members["action"] for one in place.store.audit.page(0, 100)[0]]
+    assert actions.count("face.deleted") == (0 if encrypted else 1)
+    assert actions.count("face.moved") == (2 if encrypted else 0)
+
+
 def test_what_cannot_be_moved(place: Gallery, directions: Draw) -> None:
     (a,) = directions(1)
     enroll(place, "ada", a)

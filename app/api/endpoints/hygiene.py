@@ -225,7 +225,11 @@ async def merge_persons(
 async def move_face(
     context: Context, collection: Collection, face_id: str, body: MoveTo
 ) -> StoredFaceAnswer:
-    """Assign a face to another person; it keeps its id."""
+    """Assign a face to another person; it keeps its id.
+
+    If the person has a face of that very photo already, this one is deleted, and the answer is the
+    face that they have. (If embeddings are encrypted, the same photo is not recognized.)
+    """
     moved = await context.write(
         context.store.corrections.move_face, collection, face_id, body.person_id
     )

@@ -1,7 +1,6 @@
 """Moves templates from one person to another: corrects a mislabel, or one person with two ids."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Table, delete, insert, select
@@ -33,8 +32,9 @@ class Corrections:
     def move_face(self, name: str, face_id: str, person_id: str) -> FaceRecord:
         """Move a template to another person, who is created if necessary; it keeps its face id.
 
-        Where the person has that very photo already, the template is deleted instead; if its
-        embedding is encrypted that cannot be seen, and the person has it twice. Raises
+        Where the person has that very photo already, the template is deleted instead, and the
+        answer is the one that they have; if its embedding is encrypted that cannot be seen, and the
+        person has it twice. Raises
         ConsentMissing if the collection needs consents and either has none that is valid.
         """
         now = self._database.clock()
@@ -51,12 +51,17 @@ class Corrections:
                 return face
             source = get_person(connection, collection, face.person_id)
             require_consent(collection, source.person_id, source.consent_until, now)
-            self._move(connection, collection, [face.template_key], (source.key, target.key))
-            moved = {"face_id": face.face_id, "from": source.key, "to": target.key}
-            for person in (source.key, target.key):
-                note(connection, "face.moved", name, person, **moved)
+            people = source.key, target.key
+            same = self._move(connection, collection, [face.template_key], people)
+            if same:
+                note(connection, "face.deleted", name, source.key, face_id=face.face_id)
+            else:
+                moved = {"face_id": face.face_id, "from": source.key, "to": target.key}
+                for person in people:
+                    note(connection, "face.moved", name, person, **moved)
+            answer = get_face(connection, collection, same.get(face.face_id, face.face_id))
         self._database.eraser.erase()
-        return replace(face, person_id=target.person_id)
+        return answer
 
     def merge_persons(self, name: str, source: str, target: str) -> PersonRecord:
         """Move every template and every declared pair of one person to another, and delete the
@@ -76,11 +81,12 @@ class Corrections:
                 require_consent(collection, one.person_id, one.consent_until, now)
             mine = select(templates.c.id).where(templates.c.person == old.key)
             keys = list(connection.execute(mine).scalars())
-            self._move(connection, collection, keys, (old.key, new.key))
+            same = self._move(connection, collection, keys, (old.key, new.key))
             move_pairs(connection, old, new)
             take_over_activity(connection, old.key, new.key)
             connection.execute(delete(persons).where(persons.c.id == old.key))
-            note(connection, "person.merged", name, old.key, into=new.key, templates=len(keys))
+            moved = {"templates": len(keys) - len(same), "duplicates": len(same)}
+            note(connection, "person.merged", name, old.key, into=new.key, **moved)
             note(connection, "person.merged", name, new.key, absorbed=old.key)
             merged = get_person(connection, collection, new.person_id)
         self._database.eraser.erase()
@@ -92,11 +98,13 @@ class Corrections:
         collection: CollectionRecord,
         keys: Sequence[int],
         people: tuple[int, int],
-    ) -> None:
-        """New rows under the same face ids: an index knows a template's person by its key."""
+    ) -> dict[str, str]:
+        """New rows under the same face ids: an index knows a template's person by its key. Returns
+        the face ids of those that were deleted because the new person has the same photo, each with
+        the id of that face."""
         codec = self._database.codec
         old, new = (codec.person_key(connection, collection, one) for one in people)
-        made: list[int] = []
+        made, same = list[int](), dict[str, str]()
         for start in range(0, len(keys), FACES_AT_ONCE):
             some = keys[start : start + FACES_AT_ONCE]
             mine = select(templates, templates.c.embedding.label("content"))
@@ -108,10 +116,12 @@ class Corrections:
             moved = []
             for row in rows:
                 digest = row.content_digest
-                if not there.isdisjoint((digest,) if row.sealed else codec.marks(new, digest)):
+                marks = (digest,) if row.sealed else codec.marks(new, digest)
+                if known := next((there[mark] for mark in marks if mark in there), None):
+                    same[row.face_id] = known
                     continue
                 stored = digest if row.sealed else codec.mark(new, digest)
-                there.add(stored)
+                there[stored] = row.face_id
                 moved.append(
                     {
                         "face_id": row.face_id,
@@ -127,19 +137,21 @@ class Corrections:
             made += _insert(connection, moved, beside)
         log_change(connection, collection, REMOVE, list(keys), self._database.clock())
         log_change(connection, collection, ADD, sorted(made), self._database.clock())
+        return same
 
     def _there(
         self, connection: Connection, person: int, rows: Sequence[Any], key: DataKey | None
-    ) -> set[str]:
-        """What a person has already of the contents of others' rows, as it is stored."""
+    ) -> dict[str, str]:
+        """What a person has already of the contents of others' rows: face ids by the digest as it
+        is stored."""
         codec = self._database.codec
         marks = {row.content_digest for row in rows}.union(
             *(codec.marks(key, row.content_digest) for row in rows if not row.sealed)
         )
-        query = select(templates.c.content_digest).where(
+        query = select(templates.c.content_digest, templates.c.face_id).where(
             templates.c.person == person, templates.c.content_digest.in_(marks)
         )
-        return set(connection.execute(query).scalars())
+        return {row.content_digest: row.face_id for row in connection.execute(query)}
 
     def _beside(
         self,
