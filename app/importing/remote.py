@@ -33,6 +33,10 @@ FORGET_ATTEMPTS = 50
 ATTEMPTS = 8
 LONGEST_PAUSE_S = 30.0
 BUSY = (502, 503, 504)
+# Where these have Retry-After: the slowest of too many uploads, a limit of the key. A quota of the
+# day is over for longer than is waited.
+LIMITED = (408, 429)
+QUOTA = "quota_exceeded"
 ENDED_WELL = "done"
 STOPPED = "stopped"
 UNDER_WAY = ("queued", "running")
@@ -104,6 +108,7 @@ class RemoteImport:
         # Called with the reason while the server is busy or away, and with "" when it is back.
         self.watch_server: Callable[[str], None] = lambda _reason: None
         self._done = 0
+        self._poll_s = POLL_S  # longer once the key has reached a limit
 
     def ensure_collection(self) -> str:
         """The embedding space of the collection, which is made if missing. Raises
@@ -226,7 +231,7 @@ class RemoteImport:
             counts = job.get("counts") or {}
             self._done = sum(int(counts.get(result.value, 0)) for result in RowResult)
             self.watch(self._done)
-            time.sleep(POLL_S)
+            time.sleep(self._poll_s)
         return job
 
     def _report(self, part: _Part) -> Iterator[RowOutcome]:
@@ -254,7 +259,8 @@ class RemoteImport:
             time.sleep(POLL_S)
 
     def _call(self, method: str, url: str, **request: Any) -> httpx.Response:
-        """One call, sent again while the server is busy or away. Raises ImportSourceError."""
+        """One call, sent again while the server is busy or away, or the key has reached a limit.
+        Raises ImportSourceError."""
         reason = ""
         for attempt in range(ATTEMPTS):
             try:
@@ -262,18 +268,32 @@ class RemoteImport:
             except httpx.TransportError as error:
                 reason, asked = f"{error}.", ""
             else:
-                if answer.status_code not in BUSY:
+                if not _passes(answer):
                     self.watch_server("")
                     return answer
                 reason, asked = _detail(answer), answer.headers.get("Retry-After", "")
+                if answer.status_code in LIMITED:
+                    self._poll_s = max(self._poll_s, _pause(0, asked))
             if attempt < ATTEMPTS - 1:
-                self.watch_server(f"{self._client.base_url} does not answer yet: {reason}")
-                pause = float(asked) if asked.isdigit() else 0.5 * 2**attempt
-                time.sleep(min(pause, LONGEST_PAUSE_S))
+                self.watch_server(f"The import waits for {self._client.base_url}: {reason}")
+                time.sleep(_pause(attempt, asked))
         raise ImportSourceError(
             f"{self._client.base_url} did not answer in {ATTEMPTS} attempts: {reason} Run the "
             "import again later: what was enrolled is not done twice."
         )
+
+
+def _passes(answer: httpx.Response) -> bool:
+    """Whether the same call may succeed in a moment."""
+    limited = answer.status_code in LIMITED and "Retry-After" in answer.headers
+    return answer.status_code in BUSY or (limited and _problem(answer).get("code") != QUOTA)
+
+
+def _pause(attempt: int, asked: str) -> float:
+    """Seconds to wait after an attempt, counted from 0: as many as asked for, and more each time,
+    because others may use what is free by then."""
+    backoff = 0.5 * 2.0**attempt
+    return min(max(backoff, float(asked)) if asked.isdecimal() else backoff, LONGEST_PAUSE_S)
 
 
 def _sendable(key: str) -> str:
@@ -301,10 +321,20 @@ def _accepted(answer: httpx.Response) -> dict[str, Any]:
 
 
 def _detail(answer: httpx.Response) -> str:
-    if "problem+json" in answer.headers.get("content-type", ""):
-        return str(answer.json()["detail"])
+    if detail := _problem(answer).get("detail"):
+        return str(detail)
     return (
         f"{answer.request.method} {answer.request.url.path} was answered with "
         f"{answer.status_code}, but not by a Likeness server; check the URL, and any proxy in "
         "between."
     )
+
+
+def _problem(answer: httpx.Response) -> dict[str, Any]:
+    """The members of a problem document; none of another answer."""
+    if "problem+json" not in answer.headers.get("content-type", ""):
+        return {}
+    with suppress(ValueError):
+        members = answer.json()
+        return members if isinstance(members, dict) else {}
+    return {}

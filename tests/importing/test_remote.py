@@ -256,6 +256,55 @@ def test_a_busy_server_is_asked_when_it_says(proxy: str, monkeypatch: pytest.Mon
     assert slept == [3.0, 1.0]
 
 
+def problem(status: int, code: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    body = f'{{"detail": "Later ({code}).", "code": "{code}"}}'
+    return status, {"Content-Type": "application/problem+json", **headers}, body.encode()
+
+
+def test_a_limit_of_the_key_is_waited_for(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At least as long as the server says, and longer each time, as others use the key too."""
+    slept: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    limited = problem(429, "rate_limited", **{"Retry-After": "2"})
+    slowest = problem(408, "request_timeout", **{"Retry-After": "1"})
+    Proxy.answers = [*[limited] * 4, slowest, (200, {}, b'{"embedding_space": "es"}')]
+    assert ensure(proxy) == "es"
+    assert slept == [2.0, 2.0, 2.0, 4.0, 8.0]
+
+
+def test_a_limited_key_is_not_used_up_by_asking_for_progress(
+    proxy: str, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    running = (200, {}, b'{"state": "running"}')
+    limited = problem(429, "rate_limited", **{"Retry-After": "2"})
+    Proxy.answers = [
+        (200, {}, b'{"embedding_space": "es"}'), (200, {}, b'{"import_id": "i"}'), running,
+        limited, running, running, (200, {}, b'{"state": "done"}'), (404, {}, b""),
+    ]  # fmt: skip
+    assert run(proxy, embeddings(services, 1), "default") == []
+    assert slept == [module.POLL_S, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        problem(429, "quota_exceeded", **{"Retry-After": "40000"}),
+        problem(408, "request_timeout"),  # the connection is too slow, and will be again
+    ],
+)
+def test_what_does_not_pass_in_a_moment_is_not_waited_for(
+    proxy: str, answer: tuple[int, dict[str, str], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    Proxy.answers = [answer]
+    with pytest.raises(ImportSourceError, match="refuses: Later"):
+        ensure(proxy)
+    assert slept == []
+
+
 def test_a_busy_server_gets_the_whole_archive_again(
     proxy: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
