@@ -12,7 +12,7 @@ from app.faces.detect import Detector
 from app.inference.pack_spec import DetectorSpec
 from app.inference.session import OnnxModel
 from app.settings import Device
-from app.types import FloatArray, Image
+from app.types import Detections, FloatArray, Image
 
 LoadDetector = Callable[..., Detector]
 
@@ -40,6 +40,12 @@ def scrfd(scrfd_file: Path, load_detector: LoadDetector) -> Detector:
     return load_detector(scrfd_file, "scrfd")
 
 
+@pytest.fixture(scope="session")
+def scrfd_on_group(scrfd: Detector, group_image: Image) -> Detections:
+    """What it finds in the photo of a group."""
+    return scrfd.detect(group_image)
+
+
 @pytest.fixture(scope="session", params=["centerface", "yunet", "scrfd-500m", "scrfd-2.5g"])
 def any_detector(
     request: pytest.FixtureRequest, detector: Detector, load_detector: LoadDetector
@@ -53,6 +59,18 @@ def any_detector(
         "scrfd-500m": lambda: load_detector(models / "insightface" / "det_500m.onnx", "scrfd"),
         "scrfd-2.5g": lambda: load_detector(models / "insightface" / "det_2.5g.onnx", "scrfd"),
     }[request.param]()
+
+
+@pytest.fixture(scope="session")
+def faces_of_portraits(detector: Detector, portraits: dict[str, Image]) -> dict[str, Detections]:
+    """What the default pack's detector finds in each portrait."""
+    return {name: detector.detect(image) for name, image in portraits.items()}
+
+
+@pytest.fixture(scope="session")
+def faces_of_group(detector: Detector, group_image: Image) -> Detections:
+    """What the default pack's detector finds in the photo of a group."""
+    return detector.detect(group_image)
 
 
 Overlap = Callable[[FloatArray, FloatArray], NDArray[np.float64]]

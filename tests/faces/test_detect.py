@@ -69,13 +69,16 @@ class TestOnPhotos:
     def test_the_detectors_agree(
         self,
         any_detector: Detector,
-        detector: Detector,
         group_image: Image,
+        faces_of_group: Detections,
         portraits: dict[str, Image],
+        faces_of_portraits: dict[str, Detections],
         overlap: Overlap,
     ) -> None:
-        for image in (group_image, *portraits.values()):
-            mine, others = detector.detect(image), any_detector.detect(image)
+        pairs = [(faces_of_group, group_image)]
+        pairs += [(faces_of_portraits[name], image) for name, image in portraits.items()]
+        for mine, image in pairs:
+            others = any_detector.detect(image)
             shared = overlap(mine.boxes, others.boxes)
             assert shared.max(axis=1).min() > 0.7
             nearest = landmarks_of(others)[shared.argmax(axis=1)]
@@ -90,9 +93,9 @@ class TestOnPhotos:
         assert np.linalg.norm(landmarks_of(found)[largest, 2] - [340, 460]) < 80
 
     def test_boxes_lie_inside_the_image(
-        self, any_detector: Detector, group_image: Image, detector: Detector
+        self, any_detector: Detector, group_image: Image, faces_of_group: Detections
     ) -> None:
-        for box in detector.detect(group_image).boxes:
+        for box in faces_of_group.boxes:
             half = group_image[:, : int((box[0] + box[2]) / 2 + 15)]  # cuts through the face
             height, width = half.shape[:2]
             found = any_detector.detect(np.ascontiguousarray(half)).boxes
@@ -114,10 +117,13 @@ class TestOnPhotos:
         assert np.abs(found - alone).max() < 12
 
     def test_faces_of_twenty_pixels(
-        self, any_detector: Detector, detector: Detector, portraits: dict[str, Image]
+        self,
+        any_detector: Detector,
+        portraits: dict[str, Image],
+        faces_of_portraits: dict[str, Detections],
     ) -> None:
         for name, image in portraits.items():
-            box = detector.detect(image).boxes[0]
+            box = faces_of_portraits[name].boxes[0]
             ratio = 20 / float(box[2] - box[0])
             small = cv2.resize(image, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
             canvas = np.full((480, 640, 3), 127, np.uint8)
@@ -133,16 +139,16 @@ class TestOnPhotos:
     def test_faces_that_fill_the_frame(
         self,
         any_detector: Detector,
-        detector: Detector,
         portraits: dict[str, Image],
+        faces_of_portraits: dict[str, Detections],
         margin: float,
     ) -> None:
         for name, image in portraits.items():
-            box = detector.detect(image).boxes[0]
+            box = faces_of_portraits[name].boxes[0]
             tight = crop_around(image, box, margin)
             found = any_detector.detect(tight)
             assert len(found) == 1, name
-            nose = landmarks_of(detector.detect(image))[0, 2] - np.maximum(
+            nose = landmarks_of(faces_of_portraits[name])[0, 2] - np.maximum(
                 box[:2] - margin * (box[2:] - box[:2]), 0
             )
             assert np.linalg.norm(landmarks_of(found)[0, 2] - nose) < 0.15 * tight.shape[0]
@@ -228,9 +234,9 @@ class TestScrfdVariants:
         *,
         tmp_path: Path,
         scrfd_file: Path,
-        scrfd: Detector,
         load_detector: LoadDetector,
         group_image: Image,
+        scrfd_on_group: Detections,
         outputs: int,
         landmarks: bool,
         joined: bool,
@@ -242,7 +248,7 @@ class TestScrfdVariants:
         variant = load_detector(file, "scrfd")
         assert len(variant._model.output_names) == outputs
         assert variant.has_landmarks is landmarks
-        reference, found = scrfd.detect(group_image), variant.detect(group_image)
+        reference, found = scrfd_on_group, variant.detect(group_image)
         assert np.array_equal(found.boxes, reference.boxes)
         assert np.array_equal(found.scores, reference.scores)
         if landmarks:

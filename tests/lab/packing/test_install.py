@@ -20,13 +20,20 @@ def installed(tmp_path: Path) -> Path:
     return tmp_path / "installed"
 
 
-@pytest.fixture
-def zipped(tmp_path: Path, pack: ModelPack) -> Path:
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory, pack: ModelPack) -> Path:
     """The default pack, zipped with its folder, under another name."""
-    folder = Path(shutil.copytree(pack.folder, tmp_path / "made" / "mine"))
+    made = tmp_path_factory.mktemp("mine")
+    folder = Path(shutil.copytree(pack.folder, made / "folders" / "mine"))
     described = folder / "pack.toml"
     described.write_text(described.read_text().replace('name = "default"', 'name = "mine"'))
-    return Path(shutil.make_archive(str(tmp_path / "mine"), "zip", folder.parent))
+    return Path(shutil.make_archive(str(made / "mine"), "zip", folder.parent))
+
+
+@pytest.fixture
+def zipped(tmp_path: Path, mine: Path) -> Path:
+    """A copy of that archive, to change."""
+    return Path(shutil.copy(mine, tmp_path / "mine.zip"))
 
 
 def test_a_pack_of_ours(zipped: Path, installed: Path, pack: ModelPack) -> None:
