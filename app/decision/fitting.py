@@ -32,7 +32,7 @@ from app.decision.comparisons import (
 )
 from app.decision.domain import NO_LIMITS, Domain, Limits, SharedDirection
 from app.decision.pair_lifts import NO_LIFTS, PairLifts
-from app.decision.rates import Floats
+from app.decision.rates import Floats, clopper_pearson
 from app.errors import NotEnoughData
 from app.index.person_scores import PersonScore, effective_numbers
 
@@ -182,7 +182,7 @@ def calibrate(
             digest=hashlib.sha256(data.vectors.astype("<f4").tobytes()).hexdigest(),
             left_out=len(faces.left_out),
         ),
-        fmr=_with_tail(non_mated, data.person_count),
+        fmr=_with_tail(non_mated, data.person_count, doubtful),
         fnmr=_curve(mated[0]) if mated else None,
         template_exponent=exponents[PersonScore.BEST],
         score_exponents=ScoreExponents(
@@ -202,10 +202,11 @@ def require_persons(data: LabelledEmbeddings) -> None:
         )
 
 
-def _with_tail(counted: NonMated, people: int) -> NonMatedCurve:
-    """The counted curve and, beyond its end, the fitted one."""
+def _with_tail(counted: NonMated, people: int, doubtful: int) -> NonMatedCurve:
+    """The counted curve and, beyond its end, the fitted one; `doubtful` pairs of people, who may be
+    false matches at every similarity, raise the upper limits of both."""
     curve, measured = counted.curve, len(counted.curve.similarities)
-    beyond = _extrapolate(counted, people)
+    beyond = _extrapolate(counted, people, doubtful)
     if beyond is not None:
         parts = zip(_columns(curve), _columns(beyond), strict=True)
         curve = ErrorCurve(*(np.concatenate(part) for part in parts))
@@ -216,7 +217,7 @@ def _with_tail(counted: NonMated, people: int) -> NonMatedCurve:
     return NonMatedCurve(**base, variation=_rounded(variation), measured=measured)
 
 
-def _extrapolate(counted: NonMated, people: int) -> ErrorCurve | None:
+def _extrapolate(counted: NonMated, people: int, doubtful: int) -> ErrorCurve | None:
     tail = fit_tail(counted.top, counted.pairs)
     end = counted.curve
     if tail is None:
@@ -240,7 +241,21 @@ def _extrapolate(counted: NonMated, people: int) -> ErrorCurve | None:
     if not len(rates):
         return None
     low, high = rates * np.exp(-half_width), rates * np.exp(half_width)
+    high = _with_doubtful(rates, high, doubtful, counted.pairs)
     return ErrorCurve(similarities, rates, low, np.minimum(high, end.high[-1]))
+
+
+def _with_doubtful(rates: Floats, high: Floats, doubtful: int, pairs: float) -> Floats:
+    """Upper limits (T,) of rates with upper limits `high`, plus the share of `doubtful` pairs.
+
+    Of the sum of two rates that are estimated independently (Zou & Donner, "Construction of
+    confidence limits about effect measures", Statistics in Medicine 2008).
+    """
+    if not doubtful:
+        return high
+    share = doubtful / pairs
+    _, most = clopper_pearson(np.array([float(doubtful)]), np.array([pairs]))
+    return np.asarray(rates + share + np.hypot(high - rates, most - share))
 
 
 def template_exponents(

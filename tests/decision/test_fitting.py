@@ -9,6 +9,7 @@ import pytest
 from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings, compare_non_mated, rates_at
 from app.decision.fitting import Labelled, Tail, calibrate, fit_tail, template_exponents
+from app.decision.rates import clopper_pearson
 from app.decision.thresholds import ONE_COMPARISON
 from app.errors import NotEnoughData
 from app.index.person_scores import PersonScore
@@ -86,6 +87,25 @@ def test_fnmr_is_counted_up_to_a_similarity_of_1() -> None:
     assert all_of_them is not None
     assert below.value < 0.5
     assert all_of_them.value == 1.0
+
+
+def test_suspected_pairs_raise_the_upper_limits_of_the_tail_too() -> None:
+    """The limits hold even if all of them are two people each, at every similarity."""
+    data = people(600, dimension=DIMENSION)
+    suspected = frozenset((2 * n, 2 * n + 1) for n in range(30))
+    made, without = (
+        calibrate(Labelled(data, kind, "made up", suspected), "es-test", "float32").fmr
+        for kind in ("collection", "photos")
+    )
+    assert made.rate == without.rate
+    assert made.low == without.low
+    pairs = 600 * 599 / 2 - 30
+    _, most = clopper_pearson(np.array([30.0]), np.array([pairs]))
+    counted, tail = made.high[: made.measured], made.high[made.measured :]
+    assert len(tail) > 5
+    assert min(counted) >= max(tail)
+    assert min(tail) >= most[0]
+    assert all(np.array(tail) - without.high[made.measured :] >= 30 / pairs)
 
 
 def test_what_it_rests_on_is_written_down(calibration: Calibration) -> None:
