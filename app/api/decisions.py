@@ -227,7 +227,7 @@ def fmr_members(decision: ThresholdDecision, similarity: float) -> dict[str, Any
     if calibration is None:
         return _rate_members("fmr", None, None)
     rate = calibration.fmr_at(decision.unshifted(similarity))
-    return _rate_members("fmr", rate, calibration.fmr.high[-1])
+    return _rate_members("fmr", rate, calibration.fmr.upper[-1])
 
 
 def fpir_members(decision: ThresholdDecision, searched: GallerySize) -> dict[str, Any]:

@@ -80,10 +80,15 @@ class Curve(_CalibrationPart):
         value, low, high = (column.at(similarity) for column in self._columns)
         return Rate(value, low if low > _ZERO else 0.0, high)
 
+    @property
+    def upper(self) -> tuple[float, ...]:
+        """The upper limits as they are answered."""
+        return self.high
+
     @cached_property
     def _columns(self) -> tuple[RateCurve, RateCurve, RateCurve]:
-        """Rate, low and high: each answer looks there."""
-        low, high = RateCurve(self.similarity, self.low), RateCurve(self.similarity, self.high)
+        """Rate, low and upper: each answer looks there."""
+        low, high = RateCurve(self.similarity, self.low), RateCurve(self.similarity, self.upper)
         return RateCurve(self.similarity, self.rate), low, high
 
 
@@ -102,6 +107,11 @@ class NonMatedCurve(Curve):
         if any(np.diff(self.rate) > 0):
             raise ValueError("false match rates must not rise")
         return self
+
+    @cached_property
+    def upper(self) -> tuple[float, ...]:
+        """None above that of a lower similarity: the FMR falls, but `high` may rise in the tail."""
+        return tuple(np.minimum.accumulate(self.high).tolist())
 
 
 class ScoreExponents(_CalibrationPart):
@@ -224,9 +234,8 @@ class Calibration(_CalibrationPart):
         rate = self.fmr_at(similarity)
         if rate is None:
             return None
-        value, low, high = (
-            self._fpir(size, column).at(similarity) for column in ("rate", "low", "high")
-        )
+        columns = (self._fpir(size, name) for name in ("rate", "low", "upper"))
+        value, low, high = (column.at(similarity) for column in columns)
         if similarity < self.fmr.similarity[0]:
             return Rate(1.0, low, 1.0)
         return Rate(value, low if rate.low else 0.0, high, rate.extrapolated)

@@ -260,7 +260,7 @@ class _Findings:
             return None, None
         rate = self._calibration.fmr_at(self._unshifted(similarity))
         if rate is None:
-            return None, (0.0, float(self._calibration.fmr.high[-1]))
+            return None, (0.0, float(self._calibration.fmr.upper[-1]))
         return rate.value, (rate.low, rate.high)
 
     def _expected(self, similarity: float) -> float | None:

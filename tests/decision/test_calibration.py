@@ -64,6 +64,21 @@ def test_rates_are_interpolated_in_their_logarithm() -> None:
     assert not rate.extrapolated
 
 
+def test_an_upper_limit_holds_at_every_higher_similarity() -> None:
+    """The FMR falls, but what the tail knows of it gets less, so the limits of its fit may rise."""
+    curve = {**CONTENT["fmr"], "high": [1.1e-1, 1.1e-2, 1.2e-3, 1.6e-4, 9e-4]}
+    made = calibration(fmr=curve)
+    size = GallerySize(10, 10)
+    for similarity in (0.4, 0.45, 0.5):
+        fmr, fpir = made.fmr_at(similarity), made.fpir_at(similarity, size)
+        assert fmr is not None
+        assert fpir is not None
+        assert fmr.high == pytest.approx(1.6e-4)
+        assert fpir.high == pytest.approx(1 - (1 - 1.6e-4) ** 10)
+    assert made.fmr.upper[-1] == 1.6e-4
+    assert made.fpir_at_end(size).high == pytest.approx(1 - (1 - 1.6e-4) ** 10)
+
+
 def test_the_extrapolated_part_says_so() -> None:
     at_the_end, beyond = (calibration().fmr_at(similarity) for similarity in (0.4, 0.41))
     assert at_the_end is not None

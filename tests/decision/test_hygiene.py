@@ -195,7 +195,7 @@ def test_rates_are_those_of_the_calibration_that_decides(services: Services) -> 
     _, pack = services.calibrations.chain(gallery.require("few"), PersonScore.BEST).calibrations
     (duplicate,) = found.duplicates
     assert duplicate.fmr_interval is not None
-    assert duplicate.fmr_interval[1] == pack.fmr.high[-1] < own.fmr.high[-1]
+    assert duplicate.fmr_interval[1] == pack.fmr.upper[-1] < own.fmr.upper[-1]
 
 
 def test_a_face_whose_others_are_deleted_meanwhile_is_no_outlier(services: Services) -> None:
