@@ -149,6 +149,12 @@ class TestForgery:
         with pytest.raises(Unauthenticated):
             key_of(tokens_of(issuer), text)
 
+    def test_one_that_is_too_long(self, issuer: Issuer) -> None:
+        text = f"a.{'b' * 16_384}.c"
+        assert OidcTokens.has_form(text)
+        with pytest.raises(Unauthenticated, match="more than 16,384 bytes"):
+            key_of(tokens_of(issuer), text)
+
     @pytest.mark.parametrize("text", ["lk_x", "a.b", "a.b.c.d", "a.b.c\n", "é.b.c", "x." * 9999])
     def test_texts_that_are_no_tokens(self, text: str) -> None:
         assert not OidcTokens.has_form(text)

@@ -127,6 +127,25 @@ def test_what_is_no_request(url: str, request_: bytes, expected: tuple[int, str]
     assert problem_of(url, request_) == expected
 
 
+def test_a_length_of_20_digits_is_a_length(url: str) -> None:
+    request = b"POST /v1/detect HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
+    for length in (b"18446744073709551615", b"0" * 5_000 + b"18446744073709551615"):
+        with connected(url) as connection:
+            connection.sendall(request + b"content-length: %b\r\n\r\n" % length)
+            status, _, body = first_answer_of(connection)
+        assert (status, json.loads(body)["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [(b"http://x", 307), (b"HTTP://x:8000?a=b", 307), (b"http://x/livez", 200), (b"http://", 400)],
+)
+def test_a_complete_address(url: str, address: bytes, status: int) -> None:
+    with connected(url) as connection:
+        connection.sendall(b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % address)
+        assert status_of(connection) == status
+
+
 def test_a_head_that_does_not_end(hasty: Callable[..., Any]) -> None:
     with hasty(head_timeout=1.0) as url:
         assert problem_of(url, HEAD) == (408, "request_timeout")

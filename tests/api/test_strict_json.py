@@ -84,3 +84,16 @@ def test_forms_and_query_parameters_are_text(client: httpx.Client, astronaut: by
     in_query = client.post("/v1/detect?max_faces=1&liveness=false", files=photo)
     assert (in_form.status_code, in_query.status_code) == (200, 200)
     assert client.get("/v1/collections?limit=1").status_code == 200
+
+
+def test_a_field_is_sent_once(client: httpx.Client, astronaut: bytes) -> None:
+    """Otherwise one of two thresholds would decide without a word."""
+    photo = {"image": ("photo.jpg", astronaut, "image/jpeg")}
+    fields = {"max_faces": "1"}
+    for answer in (
+        client.post("/v1/detect?max_faces=1&max_faces=2", files=photo),
+        client.post("/v1/detect?max_faces=2", files=photo, data=fields),
+        client.post("/v1/detect?max_faces=1", files=photo, data=fields),
+        client.get("/v1/collections?limit=1&limit=2"),
+    ):
+        refused(answer, "send it once")
