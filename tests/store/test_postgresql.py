@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,7 +23,7 @@ from app.errors import (
 )
 from app.inference.scheduler import DELETE_THREADS, WRITE_THREADS
 from app.store.backends import create_engine, postgresql, shown_url
-from app.store.records import IdempotencyRequest, PersonEnrollment
+from app.store.records import IdempotencyRequest, PersonEnrollment, PersonTemplate
 from app.store.schema import migrate
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_store, template
@@ -282,6 +283,35 @@ def test_two_processes_start_with_a_new_encryption_key(own_store: Store, postgre
     with own_store.database.reading() as connection:
         keys = connection.execute(text("SELECT key_id FROM encryption_keys")).scalars().all()
     assert keys == ["first"]
+
+
+def test_two_imports_of_the_same_face_ids_at_the_same_time(
+    own_store: Store, postgres_url: str
+) -> None:
+    own_store.collections.create("other", SPACE, DIMENSION, {})
+    face_ids = [str(uuid.uuid4()) for _ in range(3)]
+    rows = [
+        PersonTemplate("ada", None, template(vector, face_id), face_id)
+        for vector, face_id in zip(np.eye(DIMENSION, dtype=np.float32), face_ids, strict=False)
+    ]
+    later: list[Future[list[str | None]]] = []
+    calls = iter(range(100))
+
+    def late() -> datetime:
+        """The time; within the transaction, once the other import has come as far as it can."""
+        if next(calls):
+            if not later:
+                other = open_store(postgres_url)
+                later.append(threads.submit(other.imports.enroll, "other", rows, SPACE))
+            until(lambda: later[0].done() or waiting_for_locks(own_store))
+        return datetime.now(UTC)
+
+    with ThreadPoolExecutor(1) as threads:
+        first = open_store(postgres_url, clock=late).imports.enroll("default", rows, SPACE)
+        second = later[0].result(PATIENCE_S)
+    assert first == face_ids
+    assert None not in second
+    assert not {*second} & {*face_ids}
 
 
 def waiting_for_locks(store: Store) -> int:

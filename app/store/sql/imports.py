@@ -19,7 +19,7 @@ from app.store.sql.consents import consent_until, needs_consent, note_consent, r
 from app.store.sql.lookups import aware, get_collection, lock_collection
 from app.store.sql.persons import set_metadata
 from app.store.sql.retention import note_activity
-from app.store.sql.tables import crops, persons, templates
+from app.store.sql.tables import crops, database, persons, templates
 from app.store.sql.terms import index_new
 from app.types import JsonObject
 
@@ -179,6 +179,9 @@ def _taken(connection: Connection, face_ids: Sequence[str]) -> set[str]:
     """Those of the ids that some template has, in whatever collection."""
     if not face_ids:
         return set()
+    # One import after the other: another one may store the same ids in another collection, whose
+    # lock is not this one's.
+    connection.execute(select(database.c.id).with_for_update())
     query = select(templates.c.face_id).where(templates.c.face_id.in_(face_ids))
     return set(connection.execute(query).scalars())
 
