@@ -308,6 +308,18 @@ class TestVerification:
         assert problem == "the log ends at entry 1, but 0 entries were written"
 
 
+def test_a_page_of_long_entries_ends_early(store: Store) -> None:
+    names = [f"{number:064d}" for number in range(1000)]
+    for _ in range(20):  # 1.3 MB
+        store.audit.record("key.created", collections=names)
+    found, more = list[int](), True
+    while more:
+        entries, more = store.audit.page(found[-1] if found else 0, 1000)
+        assert sum(len(one.content) for one in entries) < 600_000
+        found += [one.sequence for one in entries]
+    assert found == [one.sequence for one in store.audit.latest(1000)]
+
+
 def test_many_writers_at_once(store: Store) -> None:
     def work(worker: int) -> None:
         for turn in range(12):

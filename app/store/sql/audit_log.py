@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Select, bindparam, func, insert, select, upda
 from app.errors import DamagedData
 from app.store.actor import actor
 from app.store.records import CollectionRecord
+from app.store.sql.lookups import fetch_page
 from app.store.sql.statements import Statement
 from app.store.sql.tables import audit_entries, audit_head, persons
 from app.telemetry.logs import client_address, request_id
@@ -31,6 +32,7 @@ NOTES = "likeness.audit"
 HASH_BYTES = 32
 Search = tuple[str | None, JsonObject]  # of one face: the id of the person found, and details
 PAGE = 5000
+PAGE_BYTES = 512 * 1024  # of a page for a client: 1,000 ordinary entries have 300 kB
 BEFORE_ALL = -(2**63)  # a forged entry may have any number
 MEMBERS = {"at", "actor", "action", "collection", "person", "request_id", "details"}
 CLIENT = "client"  # only in entries of requests
@@ -266,10 +268,12 @@ class AuditStore:
     def page(
         self, after: int, limit: int, wanted: AuditFilter = AuditFilter()
     ) -> tuple[list[AuditEntry], bool]:
-        """The next entries after a number, and whether there are more."""
+        """The next entries after a number, `limit` at most, and whether there are more. A page ends
+        early, as that of a list does, where its entries are long."""
+        query = _after(after, wanted)
         with self._database.reading() as connection:
-            found = entries_after(connection, after, limit + 1, wanted)
-        return found[:limit], len(found) > limit
+            found = fetch_page(connection, query, limit, "content", PAGE_BYTES)
+        return [AuditEntry(*row) for row in found.items], found.more
 
     def latest(self, limit: int, wanted: AuditFilter = AuditFilter()) -> list[AuditEntry]:
         """The last entries, the oldest of them first. Those of a person begin after the last
@@ -333,13 +337,15 @@ _COLUMNS = (audit_entries.c.sequence, audit_entries.c.content, audit_entries.c.d
 _SEARCHED = ("actor", "action", "collection", "person")
 
 
-def entries_after(
-    connection: Connection, sequence: int, limit: int, wanted: AuditFilter = AuditFilter()
-) -> list[AuditEntry]:
+def entries_after(connection: Connection, sequence: int, limit: int) -> list[AuditEntry]:
     """The next entries after a number."""
-    query = wanted.applied(select(*_COLUMNS).where(audit_entries.c.sequence > sequence))
-    rows = connection.execute(query.order_by(audit_entries.c.sequence).limit(limit))
+    rows = connection.execute(_after(sequence, AuditFilter()).limit(limit))
     return [AuditEntry(*row) for row in rows]
+
+
+def _after(sequence: int, wanted: AuditFilter) -> Select[Any]:
+    query = wanted.applied(select(*_COLUMNS).where(audit_entries.c.sequence > sequence))
+    return query.order_by(audit_entries.c.sequence)
 
 
 def head_of(connection: Connection) -> AuditHead:

@@ -215,9 +215,15 @@ def count_rows(connection: Connection, table: Any, condition: Any) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def fetch_page(connection: Connection, query: Select[Any], limit: int, column: str) -> Page[Any]:
+def fetch_page(
+    connection: Connection,
+    query: Select[Any],
+    limit: int,
+    column: str,
+    most_shown: int = MAX_PAGE_BYTES,
+) -> Page[Any]:
     """The next rows of a query, `limit` at most. A page ends early, but not before its first row,
-    where that column's JSON is larger than MAX_PAGE_BYTES, or MOST_STORED as it is stored."""
+    where that column's JSON has more than `most_shown` bytes, or MOST_STORED as it is stored."""
     rows: list[Any] = []
     shown = stored = 0
     query = query.limit(limit + 1).execution_options(yield_per=ROWS_AT_ONCE)
@@ -226,7 +232,7 @@ def fetch_page(connection: Connection, query: Select[Any], limit: int, column: s
             content = getattr(row, column)
             shown += len(orjson.dumps(content))
             stored += len(content.original) if isinstance(content, CorrectedMetadata) else 0
-            full = shown > MAX_PAGE_BYTES or stored > MOST_STORED
+            full = shown > most_shown or stored > MOST_STORED
             if len(rows) == limit or (rows and full):
                 return Page(rows, more=True)
             rows.append(row)
