@@ -117,6 +117,7 @@ class AccessKeyStore:
             _raise_revision(connection)
             self._require_own_pepper(connection, now)
             old = self._usable(connection, name_or_id, now)
+            newest = self._newest(connection, old)
             ends = min(now + overlap, old.expires_at or now + overlap)
             connection.execute(
                 update(access_keys).where(access_keys.c.key_id == old.key_id).values(
@@ -127,7 +128,7 @@ class AccessKeyStore:
                 old,
                 key_id=key_id,
                 created_at=now,
-                expires_at=_expiry_like(old, now),
+                expires_at=_expiry_like(newest, now),
                 last_used_at=None,
             )
             self._insert(connection, key, token)
@@ -208,6 +209,12 @@ class AccessKeyStore:
                 limits=key.limits.members() or None,
             )
         )
+
+    def _newest(self, connection: Connection, key: AccessKey) -> AccessKey:
+        """The last key that replaced a usable one, or the one that replaced that, or the key itself
+        if none did. Only that one expires when it was meant to: the others do when their overlap
+        ends. No other key can have been created under the name since."""
+        return self._keys_where(connection, access_keys.c.name == key.name)[-1]
 
     def _usable(self, connection: Connection, name_or_id: str, now: datetime) -> AccessKey:
         return self._all_usable(connection, name_or_id, now)[-1]

@@ -214,6 +214,21 @@ def test_a_rotated_key_lasts_as_long_as_the_old_one_was_to(
     assert store.rotate("far", timedelta(0))[0].expires_at is not None
 
 
+def test_a_key_that_is_rotated_twice_by_its_id_gives_no_shorter_life(
+    store: AccessKeyStore, clock: Clock
+) -> None:
+    """As a client does whose first answer was lost."""
+    for name, lifetime in (("endless", None), ("a-year", timedelta(days=365))):
+        ends = None if lifetime is None else clock.now + lifetime
+        first, _ = store.create(NewKey(name, [Scope.DETECT], None, ends))
+        for _ in range(3):
+            clock.later(3_600)
+            again, _ = store.rotate(first.key_id, timedelta(days=1))
+            assert again.expires_at == (None if lifetime is None else clock.now + lifetime)
+        store.revoke(again.key_id)
+        assert store.rotate(first.key_id, timedelta(0))[0].expires_at == again.expires_at
+
+
 def test_a_scope_of_a_newer_version_is_not_known(
     store: AccessKeyStore, registry: AccessRegistry
 ) -> None:
