@@ -108,12 +108,17 @@ class Limiter:
         }
 
     def release(self) -> None:
-        """Give back what is reserved and was not used. Writes to the database; raises what that
-        raises."""
+        """Give back what is reserved and was not used, as far as the database can be written to."""
         for name, user in self._users.items():
-            reserved, user.quota.reserved = user.quota.reserved, 0
-            if reserved:
-                self._usage.release(name, user.quota.day.date(), reserved)
+            quota = user.quota
+            if not quota.reserved:
+                continue
+            try:
+                self._usage.release(name, quota.day.date(), quota.reserved)
+                quota.reserved = 0
+            except LikenessError as error:  # they count as used until the day ends
+                log(logging.WARNING, "reserved photos of a quota were not returned",
+                    code=error.code)  # fmt: skip
 
     def _user(self, key: AccessKey) -> "_User":
         name = key.limited_as

@@ -130,7 +130,7 @@ async def _running(app: FastAPI, limiter: Limiter, lag: LoopLag) -> AsyncIterato
     await asyncio.to_thread(state.imports.stop)
     state.last_metrics = own_exposition(app)  # nothing more is answered
     state.parsing.shutdown(cancel_futures=True)
-    await asyncio.to_thread(_release, limiter)
+    await asyncio.to_thread(limiter.release)
     services.close()
 
 
@@ -229,13 +229,6 @@ def _oidc_tokens(settings: Settings) -> "OidcTokens | None":
 
 def _noted_by(imports: ImportJobs) -> Callable[[str, Sequence[str]], object]:
     return lambda collection, person_ids: imports.eraser.note(collection, *person_ids)
-
-
-def _release(limiter: Limiter) -> None:
-    try:
-        limiter.release()
-    except LikenessError as error:  # they count as used until the day ends
-        log(logging.WARNING, "reserved photos of a quota were not returned", code=error.code)
 
 
 async def _to_docs(request: Request) -> RedirectResponse:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -269,6 +269,29 @@ class TestQuota:
         assert usage.reserve("entrance", clock.now.date(), 1, 1000, 1000) == (990, 0)
         first.release()
         assert usage.reserve("entrance", clock.now.date(), 1, 1000, 1000) == (7, 0)
+
+    def test_a_failure_to_give_back_keeps_no_other_from_it(
+        self, usage: UsageStore, clock: Clock
+    ) -> None:
+        limiter = Limiter(usage, run, lambda: clock.seconds, lambda: clock.now)
+        names = ["first", "second", "third"]
+        for name in names:
+            key = replace(key_with(clock, photos_per_day=1000), name=name)
+            asyncio.run(limiter.photos(key, 3))
+
+        class Failing(UsageStore):
+            def release(self, name: str, day: date, photos: int) -> None:
+                if name == "first":
+                    raise StoreUnavailable("The database is away.")
+                super().release(name, day, photos)
+
+        limiter._usage = Failing(usage._database)
+        limiter.release()
+        today = clock.now.date()
+        assert [usage.reserve(one, today, 0, 0, 1000)[1] for one in names] == [990, 997, 997]
+        limiter._usage = usage
+        limiter.release()
+        assert [usage.reserve(one, today, 0, 0, 1000)[1] for one in names] == [997] * 3
 
     def test_a_call_that_is_cancelled_leaves_its_reservation_to_the_next(
         self, usage: UsageStore, clock: Clock
