@@ -97,15 +97,14 @@ class Limiter:
 
     def headers(self, key: AccessKey) -> dict[str, str]:
         """`RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10) of a key
-        with limits; none for another."""
+        with limits; none for another. What remains of the photos of a day is not named before this
+        process has asked for it on that day."""
         if not key.limits:
             return {}
         user = self._user(key)
-        items = user.items(key.limits, self._seconds_left())
-        return {
-            "RateLimit-Policy": ", ".join(policy for policy, _ in items),
-            "RateLimit": ", ".join(rest for _, rest in items),
-        }
+        items = user.items(key.limits, self._today(), self._seconds_left())
+        policy, rest = (", ".join(filter(None, parts)) for parts in zip(*items, strict=True))
+        return {"RateLimit-Policy": policy} | ({"RateLimit": rest} if rest else {})
 
     def release(self) -> None:
         """Give back what is reserved and was not used, as far as the database can be written to."""
@@ -286,26 +285,28 @@ class _User:
                 f"{key.limits.photos_per_second:g} photos a second", key, "photos_per_second", wait
             )
 
-    def items(self, limits: KeyLimits, seconds_left: int) -> list[tuple[str, str]]:
-        """For each limit the item of its policy and the item of what remains."""
+    def items(self, limits: KeyLimits, today: datetime, seconds_left: int) -> list[tuple[str, str]]:
+        """For each limit the item of its policy and the item of what remains: "" if that is not
+        known."""
         with self._shared_with_others() as elsewhere:
-            return list(self._items(limits, seconds_left, self.running + elsewhere))
+            items = list(self._items(limits, self.running + elsewhere))
+        quota = limits.photos_per_day
+        if quota is not None:
+            left = self.quota.unreserved if self.quota.day == today else None
+            rest = 0 if left is None else min(quota, left + self.quota.reserved)
+            shown = "" if left is None else f'"photos-a-day";r={rest};t={seconds_left}'
+            items.append((f'"photos-a-day";q={quota};w={DAY_S}', shown))
+        return items
 
-    def _items(
-        self, limits: KeyLimits, seconds_left: int, running: int
-    ) -> Iterator[tuple[str, str]]:
+    def _items(self, limits: KeyLimits, running: int) -> Iterator[tuple[str, str]]:
         for name, bucket in (("requests", self._requests), ("photos", self._photos)):
             if bucket is not None:
                 policy = f'"{name}";q={bucket.capacity};w={bucket.window_s}'
                 yield policy, f'"{name}";r={bucket.remaining()};t={bucket.seconds_to_full()}'
-        most, quota = limits.concurrent_requests, limits.photos_per_day
+        most = limits.concurrent_requests
         if most is not None:
             rest = max(0, most - running)
             yield f'"concurrent";q={most};qu="concurrent-requests"', f'"concurrent";r={rest}'
-        if quota is not None:
-            left = quota if self.quota.unreserved is None else self.quota.unreserved
-            rest = min(quota, left + self.quota.reserved)
-            yield f'"photos-a-day";q={quota};w={DAY_S}', f'"photos-a-day";r={rest};t={seconds_left}'
 
     def _followed(self, bucket: TokenBucket | None, rate: float | None) -> TokenBucket | None:
         if rate is None:

@@ -189,6 +189,16 @@ class TestQuota:
         clock.later(11.5 * 3600)
         asyncio.run(send(10))
 
+    def test_the_headers_name_what_is_known_of_today(self, limiter: Limiter, clock: Clock) -> None:
+        key = key_with(clock, photos_per_day=10)
+        assert limiter.headers(key) == {"RateLimit-Policy": '"photos-a-day";q=10;w=86400'}
+        asyncio.run(limiter.photos(key, 9))
+        assert limiter.headers(key)["RateLimit"] == '"photos-a-day";r=1;t=41400'
+        clock.later(11.5 * 3600)
+        assert "RateLimit" not in limiter.headers(key)
+        asyncio.run(limiter.photos(key, 1))
+        assert limiter.headers(key)["RateLimit"] == '"photos-a-day";r=9;t=86400'
+
     def test_processes_share_it(self, usage: UsageStore, clock: Clock) -> None:
         key = key_with(clock, photos_per_day=500)
         both = [Limiter(usage, run, lambda: clock.seconds, lambda: clock.now) for _ in range(2)]
