@@ -74,11 +74,13 @@ class OidcTokens:
     @staticmethod
     def has_form(token: str) -> bool:
         """Whether a text has the form of a signed token."""
-        return len(token) <= MAX_TOKEN_BYTES and _COMPACT.fullmatch(token) is not None
+        return _COMPACT.fullmatch(token) is not None
 
     async def key_of(self, token: str) -> AccessKey:
         """What a token allows, as a key that expires with it. Raises Unauthenticated, Forbidden if
         its claims allow nothing here, StoreUnavailable if the issuer's keys cannot be read."""
+        if len(token) > MAX_TOKEN_BYTES:
+            raise _refused(f"it has more than {MAX_TOKEN_BYTES:,} bytes")
         try:
             header = jwt.get_unverified_header(token)
         except jwt.InvalidTokenError as error:

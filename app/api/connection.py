@@ -2,6 +2,7 @@
 problem documents where uvicorn answers in plain text."""
 
 import asyncio
+import re
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -33,6 +34,8 @@ MAX_PIPELINED = 4
 CLOSE_S = 1.0
 # With TLS: after so many bytes from a connection others have a turn.
 LARGE_READ_BYTES = 64 * KIB
+# A complete address without a path, as it is sent to proxies: `/` is meant (RFC 9112, 3.2.1).
+WITHOUT_PATH = re.compile(rb"(https?://[^/?#]+)((?:\?.*)?)", re.IGNORECASE)
 # Keys in a request's scope: whether only health is answered; a function that ends the connection;
 # whether the request was sent before an earlier one was answered; its client's `Departure`.
 CROWDED, ABORT, PIPELINED = "likeness.crowded", "likeness.abort", "likeness.pipelined"
@@ -167,6 +170,8 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             # Nobody reads this sentence: amid other answers the connection is closed.
             self._refuse(InvalidHttp("Too many requests were sent before the first answer."))
+        if (found := WITHOUT_PATH.fullmatch(self.url)) is not None:
+            self.url = b"%b/%b" % found.groups()
         extra: Any = self.scope
         extra.update(
             {

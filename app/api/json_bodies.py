@@ -313,13 +313,26 @@ class JsonRoute(APIRoute):
 
 
 async def only_declared_query(request: Request) -> None:
-    """Raises UnknownField for a parameter that the call does not take. Async, because FastAPI runs
-    other dependencies on a thread."""
+    """Raises UnknownField for a parameter that the call does not take, and InvalidRequest for one
+    that was sent more than once. Async, because FastAPI runs other dependencies on a thread."""
     known = declared_query(request.scope["route"])
     for name in request.query_params:
         if name not in known:
             takes = ", ".join(sorted(known)) or "none"
             raise UnknownField(f"This call has no query parameter '{name}'; it takes {takes}.")
+    query_of(request)
+
+
+def query_of(request: Request) -> dict[str, str]:
+    """The query parameters. Raises InvalidRequest for one that was sent more than once."""
+    values: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in values:
+            raise InvalidRequest(
+                f"The query parameter '{name}' was sent more than once; send it once."
+            )
+        values[name] = value
+    return values
 
 
 def declared_query(route: APIRoute) -> set[str]:

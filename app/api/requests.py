@@ -16,7 +16,13 @@ from pydantic import BaseModel, ValidationError
 
 from app.api.access import access_of
 from app.api.bodies import body_of, parse_form, sort_parts
-from app.api.json_bodies import SMALL, LongText, decode_base64, parse_with_long_texts
+from app.api.json_bodies import (
+    SMALL,
+    LongText,
+    decode_base64,
+    parse_with_long_texts,
+    query_of,
+)
 from app.api.problems import describe_validation
 from app.errors import (
     ImageTooLarge,
@@ -64,7 +70,7 @@ async def read_call(
     """
     body = await body_of(request)
     content_type = request.headers.get("content-type", "")
-    query = dict(request.query_params)
+    query = query_of(request)
     settings: Settings = request.app.state.services.settings
     reader = _Reader(model, photo_fields, optional, settings)
     if len(body) <= SMALL:
@@ -91,6 +97,10 @@ class _Reader(Generic[Fields]):
 
     def read(self, content_type: str, query: dict[str, Any], body: Body) -> Call[Fields]:
         values, photos = self._parts(content_type, body)
+        if twice := query.keys() & values.keys():
+            raise InvalidRequest(
+                f"The field '{min(twice)}' was sent in the query and in the body; send it once."
+            )
         values = query | values
         _check_names(values, photos, self.model, self.photo_fields)
         _check_photos(photos, self.photo_fields, self.optional, self.settings)
