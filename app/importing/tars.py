@@ -83,11 +83,13 @@ def tar_rows(file: Path, options: SourceOptions) -> Iterator[Row]:
     where `.json` holds person_id and metadata, or `.cls` the person alone. Links are not followed.
     Raises ImportSourceError."""
     layout = given_layout(options, sidecars=True)
+    size = file.stat().st_size
     if layout is None:
         with file.open("rb") as opened:
-            layout = _layout(_samples(opened, file.name, options, contents=False), file.name)
+            samples = _samples(opened, file.name, options, size, contents=False)
+            layout = _layout(samples, file.name)
     with file.open("rb") as opened:
-        for sample in _samples(opened, file.name, options):
+        for sample in _samples(opened, file.name, options, size):
             yield from _rows_of(sample, file.name, layout)
 
 
@@ -128,11 +130,17 @@ def _layout(samples: Iterable[_Sample], name: str) -> Layout:
 
 
 def _samples(
-    file: BinaryIO, name: str, options: SourceOptions, *, contents: bool = True
+    file: BinaryIO,
+    name: str,
+    options: SourceOptions,
+    size: int | None = None,
+    *,
+    contents: bool = True,
 ) -> Iterator[_Sample]:
-    """Samples: successive files with the same name; photos without their bytes if so asked."""
+    """Samples: successive files with the same name; photos without their bytes if so asked. `size`:
+    the bytes of a file that is no stream."""
     sample = _Sample()
-    stream = TarStream(file, name, options.max_members)
+    stream = TarStream(file, name, options.max_members, size)
     decoder = NameDecoder([b"\xff"], options.names_encoding)
     for member in stream.members():
         path = parts_of(_text(member.name, decoder))

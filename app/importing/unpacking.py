@@ -29,6 +29,36 @@ UNREADABLE = (
 )  # fmt: skip
 
 
+# Bytes that may be read from an archive, as a multiple of its own: photos hardly compress, tables
+# of embeddings to a third. A small archive may expand to more.
+MAX_EXPANSION = 100
+LEAST_EXPANDED = 256 << 20
+
+
+class Budget:
+    """The decompressed bytes that may still be read from an archive in one pass: a few compressed
+    ones may stand for terabytes, which take days to read."""
+
+    def __init__(self, name: str, size: int | None) -> None:
+        """`size`: the bytes of the archive; None for a stream, of which any number may be read."""
+        self._name = name
+        self._size = size
+        self._read = 0
+
+    def take(self, count: int) -> None:
+        """Count bytes that are read. Raises ImportSourceError if they are too many."""
+        self._read += count
+        if self._size is None:
+            return
+        most = max(MAX_EXPANSION * self._size, LEAST_EXPANDED)
+        if self._read > most:
+            raise ImportSourceError(
+                f"{self._name} has {self._size:,} bytes and expands to more than {most:,}, the "
+                "limit for that size: it is damaged or hostile. If it is neither, send its files "
+                "in an archive that is not compressed."
+            )
+
+
 class Decompressor(Protocol):
     """The common interface of the decompressors of bz2 and lzma."""
 
@@ -179,8 +209,9 @@ class _Forwards(io.RawIOBase):
     """The file that TarFile reads. TarFile reads an extended header of any claimed length at once,
     so the bytes that it reads for one member are limited here."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], budget: Budget) -> None:
         self._file = file
+        self._budget = budget
         self._at = 0
         self.header_left = MAX_HEADER
         self.last = b""
@@ -208,6 +239,7 @@ class _Forwards(io.RawIOBase):
     def piece(self, most: int) -> bytes:
         """Some bytes, none at the end."""
         piece = self._file.read(min(most, TAR_PIECE))
+        self._budget.take(len(piece))
         self._at += len(piece)
         return piece
 
@@ -216,11 +248,14 @@ class TarStream:
     """The members of a tar with any compression, in one pass, including links, which are not
     followed. Raises ImportSourceError."""
 
-    def __init__(self, file: IO[bytes], name: str, max_members: int) -> None:
+    def __init__(
+        self, file: IO[bytes], name: str, max_members: int, size: int | None = None
+    ) -> None:
+        """`size`: the bytes of the file, unless it is a stream."""
         self._name = name
         self._max_members = max_members
         with self._whole():
-            self._stream = _Forwards(decompressed(cast(Any, file)))
+            self._stream = _Forwards(decompressed(cast(Any, file)), Budget(name, size))
 
     def members(self) -> Iterator[tarfile.TarInfo]:
         """All members; `content` reads the last one."""

@@ -33,7 +33,7 @@ from app.importing.tables import (
     is_manifest,
     text_of,
 )
-from app.importing.unpacking import UNREADABLE, open_member
+from app.importing.unpacking import UNREADABLE, Budget, open_member
 
 MANIFEST = "manifest.jsonl"
 IN_MEMORY = 16 << 20
@@ -122,7 +122,7 @@ def _opened(file: "BinaryIO | Path", name: str, options: SourceOptions) -> Itera
                 raise ImportSourceError(
                     f"{name} has more than {options.max_members:,} files; split it."
                 )
-            yield _Zip(archive, name, options)
+            yield _Zip(archive, name, options, _size(archive))
     except UNREADABLE as error:
         if kind := _other_kind(file):
             raise ImportSourceError(f"{name} is {kind}.") from error
@@ -151,8 +151,11 @@ def _other_kind(file: "BinaryIO | Path") -> str | None:
 class _Zip:
     """An open zip: its files by path, without those that systems create."""
 
-    def __init__(self, archive: zipfile.ZipFile, name: str, options: SourceOptions) -> None:
+    def __init__(
+        self, archive: zipfile.ZipFile, name: str, options: SourceOptions, size: int
+    ) -> None:
         self._archive = archive
+        self._budget = Budget(name, size)
         self._name = name
         self._options = options
         # Of several of one name the last counts, as for programs that unpack.
@@ -176,7 +179,7 @@ class _Zip:
         if is_manifest(path.name):
             return True  # reading it reports what is wrong with it
         try:
-            with self._read(self.files[path]) as file, text_of(file) as text:
+            with self._read(self.files[path], MAX_LINE) as file, text_of(file) as text:
                 return has_columns(text.readline(MAX_LINE), path.suffix.lower())
         except ImportSourceError:
             return False
@@ -245,11 +248,15 @@ class _Zip:
     def _content(self, info: zipfile.ZipInfo) -> Callable[[], bytes]:
         """What gives the bytes, which are read now: the archive is closed when its last row was
         given. Raises ImportSourceError."""
-        with self._read(info) as opened:
-            return io.BytesIO(opened.read(self._options.max_bytes + 1)).getvalue
+        most = self._options.max_bytes + 1
+        with self._read(info, most) as opened:
+            return io.BytesIO(opened.read(most)).getvalue
 
     @contextmanager
-    def _read(self, info: zipfile.ZipInfo) -> Iterator[Any]:
+    def _read(self, info: zipfile.ZipInfo, most: int | None = None) -> Iterator[Any]:
+        """A member that is read to its end, or to `most` bytes. Raises ImportSourceError."""
+        # No member gives more than the size that it states.
+        self._budget.take(info.file_size if most is None else min(info.file_size, most))
         try:
             with open_member(self._archive, info) as opened:
                 yield opened
@@ -257,6 +264,12 @@ class _Zip:
             raise ImportSourceError(
                 f"The file cannot be read from the archive: {error}."
             ) from error
+
+
+def _size(archive: zipfile.ZipFile) -> int:
+    """The bytes of the whole file."""
+    assert archive.fp is not None, "it is open"
+    return archive.fp.seek(0, io.SEEK_END)
 
 
 def _named(

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from app.importing import tables, zips
+from app.importing import tables, unpacking, zips
 from app.importing.outcomes import RowOutcome, RowResult, report_writer
 from app.importing.source_rows import ImportSourceError, Row, UnreadableFile
 from app.importing.sources import SourceOptions, rows_of
-from app.importing.tars import MAX_SIDECAR
+from app.importing.tars import MAX_SIDECAR, tar_rows
 from app.importing.unpacking import READABLE, decompressed, open_member
 
 MIB = 1 << 20
@@ -143,6 +143,51 @@ def test_a_table_within_an_archive_is_bounded(
     monkeypatch.setattr(zips, "MAX_TABLE", 199)
     with pytest.raises(ImportSourceError, match=r"manifest\.jsonl in x\.zip has 200 bytes"):
         read_all(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize("suffix", [".tar.bz2", ".tar.gz", ".tar.xz"])
+def test_a_few_bytes_that_expand_to_many_end_the_import(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for terabytes that a file of some kilobytes stands for."""
+    path = tmp_path / f"zeros{suffix}"
+    with tarfile.open(path, f"w:{suffix.rpartition('.')[2]}") as archive:
+        for number in range(3):
+            info = tarfile.TarInfo(f"ada/{number}.mov")
+            info.size = 8 * MIB
+            archive.addfile(info, io.BytesIO(bytes(info.size)))
+    monkeypatch.setattr(unpacking, "LEAST_EXPANDED", 20 * MIB)
+    monkeypatch.setattr(unpacking, "MAX_EXPANSION", 2)
+    with pytest.raises(ImportSourceError, match="expands to more than 20,971,520, the limit"):
+        read_all(path)
+    monkeypatch.setattr(unpacking, "MAX_EXPANSION", 10_000_000)
+    assert len(list(tar_rows(path, OPTIONS))) == 3
+
+
+def test_members_of_a_zip_that_expand_to_many_bytes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows before them are kept."""
+    path = tmp_path / "zeros.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ada/1.jpg", b"photo")
+        for number in range(2, 5):
+            archive.writestr(f"ada/{number}.jpg", bytes(MIB))
+    monkeypatch.setattr(unpacking, "LEAST_EXPANDED", 2 * MIB + 100)
+    rows = list(rows_of([str(path)], OPTIONS))
+    assert [row.problem is None for row in rows] == [True, True, True, False]
+    assert "expands to more than" in problems(rows)[3]
+
+
+def test_a_table_of_a_zip_that_expands_to_many_bytes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.csv", "person_id,image\n" + "ada,1.jpg\n" * 300_000)
+    monkeypatch.setattr(unpacking, "LEAST_EXPANDED", 2 * MIB)
+    with pytest.raises(ImportSourceError, match="expands to more than"):
+        read_all(path)
 
 
 def test_sidecars_that_cannot_be_read_refuse_their_photo(tmp_path: Path) -> None:
