@@ -1,8 +1,9 @@
 """Labelled photos: folders of people, and as CSV pairs, boxes of faces, groups, label noise."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +95,9 @@ class LabelledPeople:
 
 @dataclass(frozen=True, slots=True)
 class LabelNoise:
-    """What is known to be wrong with labels: photos of somebody else, and people who have two
-    names. Both are left out of the comparisons they would spoil, and named in the report."""
+    """What is known to be wrong with labels: photos of somebody else, and people who have several
+    names, as all pairs of them, once each; the second of a pair is a second name. Both are left out
+    of the comparisons they would spoil, and named in the report."""
 
     images: frozenset[str] = frozenset()
     same_people: tuple[tuple[str, str], ...] = ()
@@ -119,16 +121,35 @@ def read_people(folder: Path) -> LabelledPeople:
 
 def read_label_noise(path: Path) -> LabelNoise:
     """Read `image,person_a,person_b`: a line with an image is a photo of somebody else, a line
-    with two persons says that they are one. Raises EvaluationError."""
+    with two persons says that they are one; so are those that further lines join to them. Raises
+    EvaluationError."""
     images, same = set(), []
     for line, row in enumerate(_rows(path, ("image", "person_a", "person_b")), start=2):
         if row["person_a"] and row["person_b"] and not row["image"]:
+            if row["person_a"] == row["person_b"]:
+                raise EvaluationError(
+                    f"{path}, line {line}: {row['person_a']} is named twice; write two names of "
+                    "one person, or remove the line."
+                )
             same.append((row["person_a"], row["person_b"]))
         elif row["image"] and not (row["person_a"] or row["person_b"]):
             images.add(row["image"])
         else:
             raise EvaluationError(f"{path}, line {line}: give an image, or two persons.")
-    return LabelNoise(frozenset(images), tuple(same))
+    return LabelNoise(frozenset(images), tuple(_all_pairs(same)))
+
+
+def _all_pairs(same: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Each two names of one person, where `same` says of some that they are one; names are in the
+    order of first use."""
+    names = list(dict.fromkeys(name for pair in same for name in pair))
+    person = {name: number for number, name in enumerate(names)}
+    for one, other in same:
+        kept, joined = person[one], person[other]
+        person.update({name: kept for name, number in person.items() if number == joined})
+    for one, other in combinations(names, 2):
+        if person[one] == person[other]:
+            yield one, other
 
 
 def read_attributes(path: Path) -> dict[str, dict[str, str]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.lab.evaluation.labels import EvaluationError, read_faces, read_pairs
+from app.lab.evaluation.labels import EvaluationError, read_faces, read_label_noise, read_pairs
 
 
 def write(folder: Path, text: str) -> Path:
@@ -53,3 +53,24 @@ def test_wrong_boxes_are_named(tmp_path: Path, numbers: str) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="cannot be read"):
         read_pairs(tmp_path / "none.csv")
+
+
+NOISE = "image,person_a,person_b\n"
+
+
+def test_names_of_one_person_are_each_pair_once(tmp_path: Path) -> None:
+    """Whichever lines join them: none is counted as a stranger to another, or subtracted twice."""
+    text = ",ann,anna\n,bo,bob\n,anne,anna\nx.jpg,,\n,anna,ann\n"
+    noise = read_label_noise(write(tmp_path, NOISE + text))
+    assert noise.same_people == (
+        ("ann", "anna"),
+        ("ann", "anne"),
+        ("anna", "anne"),
+        ("bo", "bob"),
+    )
+    assert noise.images == {"x.jpg"}
+
+
+def test_a_name_is_no_second_name_of_itself(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="line 3: bob is named twice"):
+        read_label_noise(write(tmp_path, NOISE + ",ann,anna\n,bob,bob\n"))
