@@ -8,7 +8,7 @@ whom anyone reaches it."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from app.decision.domain import labelled_likeness
 from app.decision.policy import CollectionPolicy
 from app.decision.rates import Floats, Rate, effective_trials
 from app.decision.thresholds import CalibrationChain, ThresholdRequest, identification_threshold
+from app.index.comparator import COSINE
 from app.index.likeness import LEAST_PERSONS
 from app.index.port import GallerySize
 from app.lab.evaluation.figures import (
@@ -163,8 +164,11 @@ def at_setting(
     strangers, people with one photo. None where there are fewer than two to enroll or no stranger.
 
     `name` is that of the data, `shipped` is the pack's calibration, `constant` its
-    threshold where there is none.
+    threshold where there is none. Faces are compared as the service does it, however those of the
+    sample are.
     """
+    comparator = COSINE if shipped is None else shipped.comparator
+    sample = replace(sample, data=replace(sample.data, comparator=comparator))
     enrolled, strangers = split(sample)
     if len(enrolled) < 2 or len(strangers) == 0:
         return None

@@ -172,11 +172,11 @@ class PeopleFigures:
 
 
 def fit_direction(plan: EvaluationPlan, people: LabelledPeople, bench: Bench) -> Bench:
-    """The bench with what degraded faces share and what they raise; without either where there are
-    too few people for a calibration."""
+    """The bench with what degraded faces share and what they raise; as it is where there are too
+    few people for a calibration."""
     names = photos_to_degrade(people, plan.noise)
     if len(names) < MIN_PERSONS:
-        return replace(bench, shared=None)
+        return bench
     photos = bench.analyser, people.folder, names, plan.selection
     with bench.progress("degraded", len(names)) as tick:
         degraded = embed_degraded(*photos, tick)

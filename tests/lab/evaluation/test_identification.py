@@ -1,12 +1,16 @@
 """Open-set identification, score rules, discard and predictions on made-up people."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings
+from app.decision.domain import SharedDirection
 from app.decision.fitting import Labelled, calibrate
 from app.decision.policy import CollectionPolicy
+from app.index.comparator import COSINE
 from app.index.port import GallerySize
 from app.lab.evaluation.identification import (
     RULE_REPEATS,
@@ -14,6 +18,7 @@ from app.lab.evaluation.identification import (
     by_person,
     compare_rules,
     identify,
+    rates_of,
     search,
     split,
 )
@@ -26,6 +31,7 @@ from app.lab.evaluation.sample import (
 )
 from app.types import Quality
 from tests.decision.conftest import GOOD, people
+from tests.decision.test_calibration import SHARED
 
 
 def sample(data: LabelledEmbeddings, qualities: list[Quality] | None = None) -> FaceSample:
@@ -133,6 +139,23 @@ def test_rates_at_the_setting_of_the_service() -> None:
     assert (constant.threshold, constant.target_fpir) == (0.2, None)
     assert constant.fpir.value > found.fpir.value
     assert at_setting(sample(people(9, [2] * 9)), "", CollectionPolicy(), None, 0.2) is None
+
+
+def test_the_setting_compares_as_the_pack_does_whatever_is_fitted() -> None:
+    data = people(300, [1, 1, 3] * 100, dimension=48, noise=0.7)
+    vectors = data.vectors + np.float32(0.5) * np.eye(48, dtype=np.float32)[0]  # all are degraded
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    shared = SharedDirection.model_validate({**SHARED, "direction": [1.0] + [0.0] * 47})
+    by_pack = LabelledEmbeddings(vectors, data.persons, shared.comparator)
+    shipped = calibrate(Labelled(by_pack, "photos", "made up", shared=shared), "es-test", "float32")
+    right = at_setting(sample(by_pack), "photos", CollectionPolicy(), shipped, 0.5)
+    by_cosine = replace(by_pack, comparator=COSINE)
+    assert right is not None
+    assert right.fpir.low <= 0.01 <= right.fpir.high
+    assert at_setting(sample(by_cosine), "photos", CollectionPolicy(), shipped, 0.5) == right
+    assert rates_of(
+        search(sample(by_cosine), *split(sample(by_cosine))), right.threshold, right.strangers
+    ) != (right.fpir, right.fnir)
 
 
 def test_a_person_s_searches_are_one_cluster() -> None:

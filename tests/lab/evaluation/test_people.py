@@ -1,12 +1,22 @@
-"""The thresholds of the figures of a folder of labelled people."""
+"""By which direction the faces of a folder of labelled people are compared, and the thresholds of
+its figures."""
+
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
+from app.decision.domain import SharedDirection
+from app.decision.fitting import MIN_PERSONS
 from app.decision.policy import CollectionPolicy
 from app.decision.thresholds import ONE_COMPARISON
+from app.faces.pipeline import FacePipeline
 from app.inference.pack_spec import ModelPack
-from app.lab.evaluation.people import _thresholds
-from tests.decision.test_calibration import CONTENT, calibration
+from app.lab.evaluation.labels import LabelledPeople
+from app.lab.evaluation.people import _thresholds, fit_direction
+from app.lab.evaluation.protocol import Analyser, Bench, EvaluationPlan, Tick
+from tests.decision.test_calibration import CONTENT, SHARED, calibration
 
 TARGET = CollectionPolicy().target_fmr
 
@@ -24,3 +34,19 @@ def test_a_calibration_that_does_not_reach_the_target_leaves_the_pack_s(pack: Mo
     assert made.lowest_fmr > TARGET
     found = _thresholds(CollectionPolicy(), made, (), None, pack)
     assert found == (pack.decision.threshold, pack.decision.threshold)
+
+
+def test_too_few_people_leave_the_pack_s_direction(pack: ModelPack, pipeline: FacePipeline) -> None:
+    """No photo of theirs is looked at for another one."""
+
+    def progress(title: str, total: int) -> AbstractContextManager[Tick]:
+        return nullcontext(lambda: None)
+
+    shared = SharedDirection.model_validate(SHARED)
+    clock = lambda: datetime.now(UTC)  # noqa: E731
+    bench = Bench(pack, Analyser(pipeline), progress, clock, None, shared)
+    numbers = range(MIN_PERSONS - 1)
+    people = LabelledPeople(
+        Path("absent"), tuple(f"{n}/a.jpg" for n in numbers), tuple(map(str, numbers))
+    )
+    assert fit_direction(EvaluationPlan(people), people, bench) is bench
