@@ -81,9 +81,8 @@ class ImportJobs:
             archive=upload.path.name,
             options=options,
         )
-        upload.taken = (
-            True  # before anything that waits: who closes it meanwhile must not remove it
-        )
+        # Before anything that waits: closing the upload meanwhile must not remove the archive.
+        upload.taken = True
         try:
             self._audit.record("import.created", collection, import_id=import_id)
             with self._folder.exclusive():

@@ -280,3 +280,26 @@ def test_an_upload_that_is_cancelled_leaves_a_whole_import_or_nothing(
     assert whole == ([] if moment == "place" else [True])
     assert len(folder.archives()) == len(whole)
     services.close()
+
+
+def test_an_import_that_waits_for_the_database_keeps_no_other_waiting(
+    client: httpx.Client,
+    collection: str,
+    archive: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its entry in the audit log is written where other writes wait, not on the few threads that
+    read and write the files of all imports."""
+    record, threads = AuditStore.record, list[str]()
+
+    def noted(*arguments: Any, **members: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return record(*arguments, **members)
+
+    with monkeypatch.context() as recording:
+        recording.setattr(AuditStore, "record", noted)
+        answer = send(client, collection, archive)
+    assert answer.status_code == 202
+    assert [name.rpartition("_")[0] for name in threads] == ["database-write"]
+    url = f"/v1/collections/{collection}/imports/{answer.json()['import_id']}"
+    wait(lambda: client.get(url).json())

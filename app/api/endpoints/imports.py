@@ -163,7 +163,9 @@ async def create_import(
     try:
         upload = await _to_its_end(opening)
         await _receive(request, upload, context.services.settings.max_import_bytes)
-        job = await _to_its_end(_on_thread(jobs.create, collection, upload, options))
+        # It is written to the audit log, which may wait for other writers.
+        creating = context.write(jobs.create, collection, upload, options)
+        job = await _to_its_end(asyncio.create_task(creating))
     finally:
         if opening.exception() is None:
             await _to_its_end(_on_thread(opening.result().close))
