@@ -4,6 +4,7 @@ person has already; a person without a consent, where the collection needs one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from app.services import Services
 from app.store.records import CollectionRecord, NewTemplate
 from app.store.sql.consents import consent_until, needs_consent, require_consent
 from app.store.store import Store
-from app.types import FloatArray, JsonObject
+from app.types import FloatArray
 
 # A reason: the face resembles another person more than its own.
 CONFLICT = "conflict"
@@ -183,44 +184,48 @@ def resembles(other: str) -> str:
 
 class ConsentChecker:
     """Refuses rows of persons who have no valid consent; does nothing in a collection that needs
-    none."""
+    none. While an import runs, a consent can end and the policy can change."""
 
     def __init__(self, store: Store, record: CollectionRecord) -> None:
         self._store = store
         self._record = record
-        self._needed = needs_consent(record)
 
     def check_metadata(self, row: Row) -> None:
         """Raise ConsentMissing if the row's own metadata has no valid consent, before its photo is
         analysed."""
-        if self._needed and row.metadata is not None:
-            self._require(row.person_id, row.metadata)
+        if row.metadata is not None:
+            self._require(row.person_id, consent_until(row.metadata))
 
     def check(self, rows: Sequence[Prepared]) -> list[Prepared]:
         """The rows of one transaction; those of persons who will have no consent after it are
         refused."""
-        if not self._needed:
-            return list(rows)
         stored = [one.row for one in rows if one.template is not None]
-        given = {row.person_id for row in stored if row.metadata is not None}
-        others = {row.person_id for row in stored} - given
-        known = self._store.imports.consents(self._record.name, others)
+        if not stored:
+            return list(rows)
+        self._record = self._store.collections.get(self._record.name)
+        if not needs_consent(self._record):
+            return list(rows)
         now = self._store.database.clock()
+        people = {row.person_id for row in stored}
+        until = dict(self._store.imports.consents(self._record.name, people))
+        for row in stored:
+            own = None if row.metadata is None else consent_until(row.metadata)
+            if own is not None and own > now:
+                until[row.person_id] = own
+        return [self._checked(one, until.get(one.row.person_id)) for one in rows]
 
-        def checked(one: Prepared) -> Prepared:
-            if one.template is None or one.row.person_id in given:
-                return one
-            try:
-                until = known.get(one.row.person_id)
-                require_consent(self._record, one.row.person_id, until, now)
-            except ConsentMissing as error:
-                # Without its key: a consent may come later, so the journal must not keep it.
-                refused = rejection(one.row, error)
-                return replace(one, template=None, outcome=refused, key=None, conflict=None)
+    def _checked(self, one: Prepared, until: datetime | None) -> Prepared:
+        """`until`: the consent that the row's person will have."""
+        if one.template is None:
             return one
+        try:
+            self.check_metadata(one.row)
+            self._require(one.row.person_id, until)
+        except ConsentMissing as error:
+            # Without its key: a consent may come later, so the journal must not keep it.
+            refused = rejection(one.row, error)
+            return replace(one, template=None, outcome=refused, key=None, conflict=None)
+        return one
 
-        return [checked(one) for one in rows]
-
-    def _require(self, person_id: str, metadata: JsonObject) -> None:
-        now = self._store.database.clock()
-        require_consent(self._record, person_id, consent_until(metadata), now)
+    def _require(self, person_id: str, until: datetime | None) -> None:
+        require_consent(self._record, person_id, until, self._store.database.clock())

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
+from dataclasses import replace
 
-from app.errors import PersonNotFound
+from app.errors import ConsentMissing, PersonNotFound
 from app.importing.checks import Prepared
-from app.importing.outcomes import RowOutcome, RowResult
+from app.importing.outcomes import RowOutcome, RowResult, rejection
 from app.importing.source_rows import Row
 from app.store.store import Store
 
@@ -19,23 +19,30 @@ def already(row: Row) -> RowOutcome:
     return RowOutcome(row.place, row.person_id, RowResult.SKIPPED, ALREADY)
 
 
-def replace_metadata(store: Store, collection: str, rows: Sequence[Prepared]) -> None:
+def replace_metadata(store: Store, collection: str, rows: Sequence[Prepared]) -> list[Prepared]:
     """Store the metadata of rows whose photo was enrolled before. Of several rows of a person the
-    last one counts, so a later row that was just stored keeps its own."""
+    last one counts, so a later row that was just stored keeps its own. Returns all rows; one whose
+    metadata has no consent, where one is needed by now, is rejected."""
     last = {
-        one.row.person_id: one
-        for one in rows
+        one.row.person_id: place
+        for place, one in enumerate(rows)
         if one.row.metadata is not None and (one.template is not None or _is_known(one))
     }
-    for person_id, one in last.items():
-        given = one.row.metadata
+    decided = list(rows)
+    for person_id, place in last.items():
+        one, given = rows[place], rows[place].row.metadata
         if one.template is not None or given is None:
             continue
-        with suppress(PersonNotFound):  # deleted meanwhile
+        try:
             stored = store.persons.get(collection, person_id).metadata
             # As texts: to Python, 1 equals true.
             if json.dumps(given, sort_keys=True) != json.dumps(dict(stored), sort_keys=True):
                 store.persons.update(collection, person_id, given)
+        except PersonNotFound:  # deleted meanwhile
+            continue
+        except ConsentMissing as error:
+            decided[place] = replace(one, outcome=rejection(one.row, error))
+    return decided
 
 
 def _is_known(one: Prepared) -> bool:

@@ -253,13 +253,14 @@ class LocalImport:
         if self._options.dry_run:
             return RowOutcome(row.place, row.person_id, RowResult.ENROLLED)
         try:
-            store.persons.create(name, row.person_id, row.metadata or {})
+            try:
+                store.persons.create(name, row.person_id, row.metadata or {})
+            except PersonExists:
+                if row.metadata is not None:
+                    store.persons.update(name, row.person_id, row.metadata)
+                return already(row)
         except ConsentMissing as error:
             return rejection(row, error)
-        except PersonExists:
-            if row.metadata is not None:
-                store.persons.update(name, row.person_id, row.metadata)
-            return already(row)
         return RowOutcome(row.place, row.person_id, RowResult.ENROLLED)
 
     def _declare(self, row: Row) -> RowOutcome:
@@ -289,33 +290,47 @@ class LocalImport:
     def _flush(self, on_outcome: OutcomeCallback) -> None:
         """Check and store what is waiting, then report it, in the order of the rows. Raises
         ImportStopped after the row at which to stop."""
-        batch, self._batch = self._consents.check(self._batch), []
-        checked = self._checker.check(batch)
-        stop = next((i for i, one in enumerate(checked) if self._stops_at(one.outcome)), None)
-        waiting = checked if stop is None else checked[: stop + 1]
-        # The journal is written first: a run that continues after a crash refuses the same rows
-        # again.
-        for one in waiting:
-            self._note(one)
-        self._journal.keep()
-        new = [
-            PersonTemplate(one.row.person_id, one.row.metadata, one.template, one.row.face_id)
-            for one in waiting
-            if one.template is not None
-        ]
-        face_ids = iter(self._store(new))
+        batch, self._batch = self._batch, []
+        waiting, stored = self._store(self._checker.check(self._consents.check(batch)))
         if not self._options.dry_run:
-            replace_metadata(self._services.gallery.store, self._record.name, waiting)
+            waiting = replace_metadata(self._services.gallery.store, self._record.name, waiting)
+        face_ids = iter(stored)
         for one in waiting:
             on_outcome(one.outcome or _stored(one, next(face_ids), dry_run=self._options.dry_run))
         self._since = time.monotonic()
-        if stop is not None and (last := checked[stop].outcome):
+        last = next((one.outcome for one in waiting if self._stops_at(one.outcome)), None)
+        if last is not None:
             raise ImportStopped(f"{last.place}: {last.detail or last.reason}")
 
-    def _store(self, new: list[PersonTemplate]) -> list[str | None]:
-        if not new or self._options.dry_run:
-            return ["" for _ in new]
-        return self._services.gallery.enroll_many(self._record.name, new)
+    def _store(self, checked: list[Prepared]) -> tuple[list[Prepared], list[str | None]]:
+        """Store what may be stored of the rows up to the one at which to stop. Returns those rows
+        and the face ids of the ones that have no outcome yet."""
+        while True:
+            # Again: a row that gave its person a consent may have been refused since, for its face.
+            waiting = self._up_to_stop(self._consents.check(checked))
+            # The journal is written first: a run that continues after a crash refuses the same rows
+            # again.
+            for one in waiting:
+                self._note(one)
+            self._journal.keep()
+            new = [
+                PersonTemplate(one.row.person_id, one.row.metadata, one.template, one.row.face_id)
+                for one in waiting
+                if one.template is not None
+            ]
+            if not new or self._options.dry_run:
+                return waiting, ["" for _ in new]
+            try:
+                return waiting, self._services.gallery.enroll_many(self._record.name, new)
+            except ConsentMissing:
+                # A consent ended since the check, or the policy was set: then fewer rows pass it.
+                checked = self._up_to_stop(self._consents.check(waiting))
+                if sum(one.template is not None for one in checked) == len(new):
+                    raise
+
+    def _up_to_stop(self, rows: list[Prepared]) -> list[Prepared]:
+        stop = next((i for i, one in enumerate(rows) if self._stops_at(one.outcome)), len(rows))
+        return rows[: stop + 1]
 
 
 def _stored(one: Prepared, face_id: str | None, *, dry_run: bool) -> RowOutcome:

@@ -3,7 +3,9 @@
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -400,3 +402,104 @@ def test_rows_without_a_consent_where_one_is_needed(services: Services) -> None:
     skipped = ("skipped", "already_enrolled")
     assert outcomes(None) == [enrolled, missing, missing, enrolled, missing, missing]
     assert outcomes(consent) == [skipped, enrolled, missing, skipped, missing, enrolled]
+
+
+@pytest.mark.parametrize("calls", range(1, 8))
+def test_a_consent_that_ends_meanwhile_ends_no_import(services: Services, calls: int) -> None:
+    """Whenever it ends, after a call of the clock: the other rows are stored."""
+    store, size = services.gallery.store, services.pack.recogniser.dimension
+    store.collections.create(
+        "staff", services.pack.embedding_space, size, {}, {"consent_required": True}
+    )
+    record = services.gallery.require("staff")
+    end = datetime(2026, 11, 29, tzinfo=UTC)
+    asked = count(1)
+    store.database.clock = lambda: end + timedelta(seconds=1 if next(asked) > calls else -1)
+    lasting = {"consent": {"reference": "form 17"}}
+    ending = {"consent": {"reference": "form 18", "expires": "2026-11-28"}}
+    rows = [
+        Row("0", "bob", metadata=ending, embedding=np.eye(size)[0].tolist()),
+        Row("1", "ada", metadata=lasting, embedding=np.eye(size)[1].tolist()),
+    ]
+    found: list[RowOutcome] = []
+    LocalImport(services, record, ImportOptions()).run(iter(rows), found.append)
+    assert next(asked) > calls, "the consent ended while the import ran"
+    assert (found[0].result.value, found[0].reason) in [
+        ("rejected", "consent_missing"), ("enrolled", ""),
+    ]  # fmt: skip
+    assert (found[1].result.value, found[1].reason) == ("enrolled", "")
+    stored = sum(one.result is RowResult.ENROLLED for one in found)
+    assert store.collections.count(record).templates == stored
+
+
+def test_a_policy_that_is_set_meanwhile_rejects_rows_without_a_consent(services: Services) -> None:
+    store, size = services.gallery.store, services.pack.recogniser.dimension
+    record = services.gallery.require("default")
+    consent = {"consent": {"reference": "form 17"}}
+    store.persons.create("default", "faceless", consent)
+
+    def face(number: int) -> list[float]:
+        row: list[float] = np.eye(size)[number].tolist()
+        return row
+
+    def outcomes(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
+        found: list[RowOutcome] = []
+        LocalImport(services, record, ImportOptions()).run(iter(rows), found.append)
+        return [(one.person_id, one.result.value, one.reason) for one in found]
+
+    outcomes([Row("0", "ada", embedding=face(0), metadata=consent)])
+
+    def meanwhile() -> Iterator[Row]:
+        yield Row("1", "eve", embedding=face(1), metadata=consent)
+        store.collections.update("default", None, {"consent_required": True})
+        yield Row("2", "bob", embedding=face(2), metadata={"team": "sales"})
+        yield Row("3", "ada", embedding=face(3))
+        yield Row("4", "faceless", metadata={"team": "sales"}, without_face=True)
+
+    missing = ("rejected", "consent_missing")
+    assert outcomes(meanwhile()) == [
+        ("eve", "enrolled", ""), ("bob", *missing), ("ada", "enrolled", ""), ("faceless", *missing),
+    ]  # fmt: skip
+
+
+def test_known_rows_of_a_policy_that_is_set_meanwhile(
+    run: Run, people: Path, services: Services
+) -> None:
+    """Metadata without a consent is rejected with its row; the rows after it are imported."""
+    store = services.gallery.store
+    consent = {"consent": {"reference": "form 17"}}
+    photo = (people / "biden" / "biden.jpg").read_bytes()
+    run([Row("0", "biden", read=lambda: photo, metadata=consent)])
+
+    def meanwhile() -> Iterator[Row]:
+        yield Row("1", "biden", read=lambda: photo, metadata={"team": "sales"})
+        store.collections.update("default", None, {"consent_required": True})
+        other = (people / "obama" / "obama.jpg").read_bytes()
+        yield Row("2", "obama", read=lambda: other, metadata=consent)
+
+    found = run(meanwhile())
+    assert [(one.result.value, one.reason) for one in found] == [
+        ("rejected", "consent_missing"), ("enrolled", ""),
+    ]  # fmt: skip
+    assert store.persons.get("default", "biden").metadata == consent
+
+
+def test_a_consent_of_a_row_that_is_refused_for_its_face_is_none(
+    run: Run, services: Services
+) -> None:
+    """The row of the same person that relied on it is rejected, and the import goes on."""
+    size = services.pack.recogniser.dimension
+    store = services.gallery.store
+    consent = {"consent": {"reference": "form 17"}}
+    face = [np.eye(size)[number].tolist() for number in range(3)]
+    run([Row("0", "ada", embedding=face[0], metadata=consent)])
+    store.collections.update("default", None, {"consent_required": True})
+    found = run(
+        [
+            Row("1", "bob", embedding=face[0], metadata=consent),
+            Row("2", "bob", embedding=face[1]),
+            Row("3", "eve", embedding=face[2], metadata=consent),
+        ],
+        on_conflict=OnConflict.SKIP,
+    )
+    assert [one.reason for one in found] == ["conflict", "consent_missing", ""]
