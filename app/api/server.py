@@ -113,7 +113,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._watching is not None:
             self._watching.cancel()
-        self._app.state.transfers.end_long_ones()
+        stopping = self._app.state.stopping or self.force_exit
+        self._app.state.transfers.end_long_ones(stopping=stopping)
         if self.force_exit:
             # What is cut off was asked to be; uvicorn would log a traceback.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

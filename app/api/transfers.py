@@ -209,9 +209,13 @@ class TransfersByKind:
         """The transfers of every kind."""
         return (self.receiving, self.sending, self.uploads, self.streams, self.deletions)
 
-    def end_long_ones(self) -> None:
-        """End uploads and streams, which can last long, because the service stops."""
-        why = NotReady("The service is stopping; send this again in a moment.", {"retry_after": 5})
+    def end_long_ones(self, *, stopping: bool) -> None:
+        """End uploads and streams, which can last long, because the service stops, or because
+        another process takes the place of this one."""
+        what = "The service is stopping" if stopping else "This process is being replaced"
+        why = NotReady(
+            f"{what}; send this again in a moment.", {"retry_after": 5 if stopping else 1}
+        )
         self.uploads.end_all(why)
         self.streams.end_all(why)
 

@@ -1,9 +1,11 @@
 """One of several serving processes; the test has its parent's ends of the sockets."""
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from app.api.main import create_app
 from app.api.server import ChildServer
 from app.processes.link import Link
-from app.processes.messages import AT_ONCE, CONNECTION, END, Lines
+from app.processes.messages import AT_ONCE, CONNECTION, END, REPLACED, STOP, Lines
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.conftest import waits_for
@@ -109,3 +111,25 @@ def test_a_process_that_ends_at_once_leaves_its_metrics(
         child.channel.send(AT_ONCE)
         assert COUNTED in child.value("last")
     services.close()
+
+
+@pytest.mark.parametrize(
+    ("order", "reason"),
+    [(REPLACED, "This process is being replaced"), (STOP, "The service is stopping")],
+)
+def test_an_upload_is_answered_with_the_reason_of_its_end(
+    services: Services, order: bytes, reason: str
+) -> None:
+    head = (
+        b"POST /v1/collections/default/imports HTTP/1.1\r\nhost: test\r\n"
+        b"content-type: application/zip\r\ncontent-length: 1000\r\n\r\nPK"
+    )
+    with running(services) as child, child.connect() as client:
+        client.sendall(head)
+        until(lambda: len(child.server._app.state.transfers.uploads))
+        child.channel.send(order + END)
+        answer = HTTPResponse(client)
+        answer.begin()
+        problem = json.loads(answer.read())
+    assert (answer.status, problem["code"]) == (503, "not_ready")
+    assert problem["detail"].startswith(reason)
