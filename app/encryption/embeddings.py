@@ -15,43 +15,56 @@ _PERSON_ROW = struct.Struct(">qq")
 
 
 @dataclass(frozen=True, slots=True)
+class PersonRow:
+    """The row that a person's key is bound to: the id of its database, and the keys of rows."""
+
+    database: str
+    collection: int
+    person: int
+
+    @property
+    def context(self) -> bytes:
+        """What the key is authenticated with."""
+        row = _PERSON_ROW.pack(self.collection, self.person)
+        return b"likeness person key v1\0" + self.database.encode() + b"\0" + row
+
+
+@dataclass(frozen=True, slots=True)
 class EncryptedTemplate:
     """One encrypted embedding and what it takes to decrypt it."""
 
-    collection: int  # row keys
-    person: int
+    owner: PersonRow
     person_key: WrappedKey
     face_id: str
     ciphertext: bytes
 
 
 class EmbeddingCipher:
-    """Encrypts and decrypts what one database holds. Thread-safe.
+    """Encrypts and decrypts what databases hold. Thread-safe.
 
     A person's key can be decrypted only in the row (database, collection, person) it was made for,
     an embedding only under its person's key and its own face id: no row can be put in the place of
     another.
     """
 
-    def __init__(self, ring: KeyRing, database_id: str) -> None:
+    def __init__(self, ring: KeyRing) -> None:
         self.ring = ring
-        self._prefix = b"likeness person key v1\0" + database_id.encode() + b"\0"
 
-    def new_person_key(self, collection: int, person: int) -> tuple[DataKey, WrappedKey]:
+    def new_person_key(self, owner: PersonRow) -> tuple[DataKey, WrappedKey]:
         """A new key for a person, and how it is stored."""
         key = DataKey.new()
-        return key, self.ring.wrap(key, self._person_context(collection, person))
+        return key, self.ring.wrap(key, owner.context)
 
-    def decrypt_person_key(self, collection: int, person: int, wrapped: WrappedKey) -> DataKey:
+    def decrypt_person_key(self, owner: PersonRow, wrapped: WrappedKey) -> DataKey:
         """A person's key. Raises EncryptionKeyMissing or DamagedData."""
-        return self.ring.unwrap(wrapped, self._person_context(collection, person))
+        return self.ring.unwrap(wrapped, owner.context)
 
-    def rewrap_person_key(self, collection: int, person: int, wrapped: WrappedKey) -> WrappedKey:
+    def rewrap_person_key(self, owner: PersonRow, wrapped: WrappedKey) -> WrappedKey:
         """The same key under the active key: how keys are rotated, the embeddings untouched.
 
         Raises EncryptionKeyMissing or DamagedData.
         """
-        return self.ring.rewrap(wrapped, self._person_context(collection, person))
+        return self.ring.rewrap(wrapped, owner.context)
 
     def encrypt_embedding(self, key: DataKey, face_id: str, embedding: FloatArray) -> bytes:
         """A (d,) embedding as d * 4 + 29 bytes."""
@@ -66,15 +79,12 @@ class EmbeddingCipher:
         target = vectors.reshape(-1).view(np.uint8).data
         person, key = None, None
         for start, row in enumerate(rows):
-            if key is None or person != (row.collection, row.person, row.person_key):
-                person = (row.collection, row.person, row.person_key)
+            if key is None or person != (row.owner, row.person_key):
+                person = (row.owner, row.person_key)
                 key = self.decrypt_person_key(*person)
             here = target[start * size : (start + 1) * size]
             key.decrypt_into(row.ciphertext, face_context(row.face_id), here)
         return vectors.astype(np.float32, copy=False)
-
-    def _person_context(self, collection: int, person: int) -> bytes:
-        return self._prefix + _PERSON_ROW.pack(collection, person)
 
 
 def face_context(face_id: str) -> bytes:

@@ -86,14 +86,15 @@ class Database:
         return self._backend.IN_PROCESS
 
     def identity(self) -> str:
-        """Its id: random, created with the database, the same in every process."""
+        """Its id: random, created with the database, the same in every process. A restore replaces
+        it by that of the backup's database."""
         with self.reading() as connection:
             return str(connection.execute(select(tables.database.c.id)).scalar_one())
 
     @cached_property
     def codec(self) -> EmbeddingRowCodec:
         """How embeddings are written to rows and read from them."""
-        return EmbeddingRowCodec(EmbeddingCipher(self.ring, self.identity()) if self.ring else None)
+        return EmbeddingRowCodec(EmbeddingCipher(self.ring) if self.ring else None)
 
     def ping(self) -> None:
         """Raise StoreUnavailable if the database does not answer, or its file was moved."""

@@ -18,7 +18,8 @@ T = TypeVar("T")
 class CollectionRecord:
     """One gallery. `key` is the database's own number, never shown; `revision` rises with every
     change to its templates, and `stamp` is that revision's random mark ("" where nothing was
-    marked yet). `policy` and `calibration_id` say how it decides; the gallery only keeps them."""
+    marked yet). `policy` and `calibration_id` say how it decides; the gallery only keeps them.
+    `database` is the id of the database, which a restore replaces."""
 
     key: int
     name: str
@@ -30,6 +31,7 @@ class CollectionRecord:
     policy: JsonObject = field(default_factory=dict)
     calibration_id: str | None = None
     stamp: str = ""
+    database: str = ""
 
     def require_space(
         self, embedding_space: str, packs: Mapping[str, str] | None = None

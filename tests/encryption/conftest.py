@@ -17,4 +17,4 @@ from tests.gallery.conftest import (  # noqa: F401 (pytest finds fixtures by nam
 
 @pytest.fixture
 def cipher() -> EmbeddingCipher:
-    return EmbeddingCipher(ring("a"), "database-1")
+    return EmbeddingCipher(ring("a"))

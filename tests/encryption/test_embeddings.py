@@ -5,19 +5,22 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from app.encryption.embeddings import EmbeddingCipher, EncryptedTemplate
+from app.encryption.embeddings import EmbeddingCipher, EncryptedTemplate, PersonRow
 from app.encryption.ring import OVERHEAD
 from app.errors import DamagedData
 from tests.encryption.keys import ring
 
+OWNER = PersonRow("database-1", 1, 2)
+OTHER = PersonRow("database-1", 1, 3)
+
 
 def test_an_embedding_comes_back_bit_by_bit(cipher: EmbeddingCipher) -> None:
     embedding = np.random.default_rng(1).normal(size=512).astype(np.float32)
-    person_key, wrapped = cipher.new_person_key(1, 2)
+    person_key, wrapped = cipher.new_person_key(OWNER)
     encrypted = cipher.encrypt_embedding(person_key, "face", embedding)
     assert len(encrypted) == 512 * 4 + OVERHEAD
     (opened,) = cipher.decrypt_embeddings(
-        [EncryptedTemplate(1, 2, wrapped, "face", encrypted)], 512
+        [EncryptedTemplate(OWNER, wrapped, "face", encrypted)], 512
     )
     assert opened.dtype == np.float32
     assert np.array_equal(opened, embedding)
@@ -30,39 +33,42 @@ def test_an_embedding_comes_back_bit_by_bit(cipher: EmbeddingCipher) -> None:
 def test_a_persons_key_opens_in_its_own_row_only(
     cipher: EmbeddingCipher, database: str, collection: int, person: int
 ) -> None:
-    _, wrapped = cipher.new_person_key(1, 2)
+    _, wrapped = cipher.new_person_key(OWNER)
     with pytest.raises(DamagedData):
-        EmbeddingCipher(cipher.ring, database).decrypt_person_key(collection, person, wrapped)
+        cipher.decrypt_person_key(PersonRow(database, collection, person), wrapped)
 
 
 def test_embeddings_cannot_be_swapped(cipher: EmbeddingCipher) -> None:
-    key, ours = cipher.new_person_key(1, 2)
-    _, theirs = cipher.new_person_key(1, 3)
+    key, ours = cipher.new_person_key(OWNER)
+    _, theirs = cipher.new_person_key(OTHER)
     encrypted = cipher.encrypt_embedding(key, "face", np.ones(4, np.float32))
     for row, dimension in (
-        (EncryptedTemplate(1, 2, ours, "other", encrypted), 4),
-        (EncryptedTemplate(1, 3, theirs, "face", encrypted), 4),
-        (EncryptedTemplate(1, 2, ours, "face", encrypted), 3),
+        (EncryptedTemplate(OWNER, ours, "other", encrypted), 4),
+        (EncryptedTemplate(OTHER, theirs, "face", encrypted), 4),
+        (EncryptedTemplate(OWNER, ours, "face", encrypted), 3),
     ):
         with pytest.raises(DamagedData):
             cipher.decrypt_embeddings([row], dimension)
 
 
 def test_a_wrapped_key_is_no_embedding(cipher: EmbeddingCipher) -> None:
-    _, wrapped = cipher.new_person_key(1, 2)
+    _, wrapped = cipher.new_person_key(OWNER)
     with pytest.raises(DamagedData):
-        cipher.decrypt_embeddings([EncryptedTemplate(1, 2, wrapped, "face", wrapped.ciphertext)], 8)
+        cipher.decrypt_embeddings(
+            [EncryptedTemplate(OWNER, wrapped, "face", wrapped.ciphertext)], 8
+        )
 
 
 def _rows(cipher: EmbeddingCipher, vectors: np.ndarray) -> Iterator[EncryptedTemplate]:
     """Two templates per person, the persons of two collections, taking turns."""
-    keys = {person: cipher.new_person_key(person % 2, person) for person in range(len(vectors))}
+    owners = [PersonRow("database-1", person % 2, person) for person in range(len(vectors))]
+    keys = [cipher.new_person_key(owner) for owner in owners]
     for number, vector in enumerate(vectors):
         person = number // 2
         person_key, wrapped = keys[person]
         face_id = f"face-{number}"
         encrypted = cipher.encrypt_embedding(person_key, face_id, vector)
-        yield EncryptedTemplate(person % 2, person, wrapped, face_id, encrypted)
+        yield EncryptedTemplate(owners[person], wrapped, face_id, encrypted)
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])
@@ -81,9 +87,7 @@ def test_one_damaged_row_of_many_is_an_error(cipher: EmbeddingCipher) -> None:
     rows = list(_rows(cipher, np.ones((6, 16), np.float32)))
     swapped = [*rows[:4], rows[5], rows[4]]
     assert cipher.decrypt_embeddings(swapped, 16).shape == (6, 16)
-    stolen = EncryptedTemplate(
-        rows[0].collection, 0, rows[0].person_key, "face-0", rows[5].ciphertext
-    )
+    stolen = EncryptedTemplate(rows[0].owner, rows[0].person_key, "face-0", rows[5].ciphertext)
     for changed in ([*rows, stolen], [stolen]):
         with pytest.raises(DamagedData):
             cipher.decrypt_embeddings(changed, 16)
@@ -93,9 +97,9 @@ def test_one_damaged_row_of_many_is_an_error(cipher: EmbeddingCipher) -> None:
 
 def test_rotation_leaves_embeddings_as_they_are(cipher: EmbeddingCipher) -> None:
     embedding = np.ones(16, np.float32)
-    person_key, wrapped = cipher.new_person_key(1, 2)
+    person_key, wrapped = cipher.new_person_key(OWNER)
     encrypted = cipher.encrypt_embedding(person_key, "face", embedding)
-    rotated = EmbeddingCipher(ring("b", "a"), "database-1").rewrap_person_key(1, 2, wrapped)
-    after = EmbeddingCipher(ring("b"), "database-1")
-    opened = after.decrypt_embeddings([EncryptedTemplate(1, 2, rotated, "face", encrypted)], 16)
+    rotated = EmbeddingCipher(ring("b", "a")).rewrap_person_key(OWNER, wrapped)
+    after = EmbeddingCipher(ring("b"))
+    opened = after.decrypt_embeddings([EncryptedTemplate(OWNER, rotated, "face", encrypted)], 16)
     assert np.array_equal(opened[0], embedding)

@@ -239,7 +239,7 @@ def test_no_key_is_in_a_repr() -> None:
         encryption_key=SecretStr(SECRET), encryption_key_command=SecretStr(f"echo {SECRET}")
     )
     encryptor = FileEncryptor(keys, b"index", b"f")
-    for shown in (secret, data_key, keys, held, encryptor, EmbeddingCipher(keys, "db"), [secret]):
+    for shown in (secret, data_key, keys, held, encryptor, EmbeddingCipher(keys), [secret]):
         shows_no_key(f"{shown} {shown!r}")
     assert repr(keys) == "KeyRing(active='secret', keys=['secret'])"
 

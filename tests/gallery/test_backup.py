@@ -124,6 +124,23 @@ def test_an_open_gallery_follows_a_restore(engine_url: str, directions: Draw) ->
     assert gallery.check_index("default").clean
 
 
+def test_what_is_enrolled_after_the_restore_of_another_database_can_be_read(
+    engine_url: str, tmp_path: Path, directions: Draw
+) -> None:
+    """A service that runs meanwhile has used keys that are bound to the former database."""
+    ours, other = ready(engine_url), ready(f"sqlite:///{tmp_path / 'other.db'}")
+    vectors = directions(3)
+    enroll_person(gallery_of(other, RING), "default", "alice", None, [template(vectors[0], "a")])
+    running = gallery_of(ours, RING)
+    enroll_person(running, "default", "bob", None, [template(vectors[1], "b")])
+    restored(ours, bytes_of(other), replace=True)
+    enroll_person(running, "default", "carol", None, [template(vectors[2], "c")])
+    for gallery in (running, gallery_of(ours, RING)):
+        found = gallery.identify("default", vectors, 1).rows
+        assert [row[0].face.person_id for row in (found[0], found[2])] == ["alice", "carol"]
+        assert gallery.check_index("default").clean
+
+
 def test_a_full_database_is_not_replaced_unasked(engine_url: str, directions: Draw) -> None:
     engine = ready(engine_url)
     fill(gallery_of(engine), directions(10))

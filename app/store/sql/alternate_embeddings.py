@@ -1,6 +1,7 @@
 """A collection's second embedding space: kept crops, embeddings made of them, the cut-over."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from sqlalchemy import (
@@ -31,7 +32,7 @@ from app.store.sql.audit_log import note
 from app.store.sql.changes import log_space
 from app.store.sql.embedding_rows import NO_KEY, plain_vector
 from app.store.sql.encryption import encrypt_plain
-from app.store.sql.lookups import get_collection, load_templates, lock_collection
+from app.store.sql.lookups import get_again, get_collection, load_templates, lock_collection
 from app.store.sql.tables import alternate_embeddings, collections, crops, templates
 from app.types import FloatArray
 
@@ -122,6 +123,9 @@ class AlternateEmbeddingStore:
         which says the space and its dimension. Raises EncryptionKeyMissing or DamagedData."""
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
+            there = replace(
+                collection, embedding_space=other.embedding_space, dimension=other.dimension
+            )
             ready = select(templates.c.id).where(
                 templates.c.collection == collection.key, _has_alternate(other.embedding_space)
             )
@@ -131,7 +135,7 @@ class AlternateEmbeddingStore:
             chosen = templates.c.id.in_(keys.tolist())
             return (
                 load_templates(connection, collection, chosen, self._database.codec),
-                self._load_alternates(connection, other, keys.tolist()),
+                self._load_alternates(connection, there, keys.tolist()),
             )
 
     def of_person(
@@ -150,7 +154,7 @@ class AlternateEmbeddingStore:
             .order_by(templates.c.id, alternate_embeddings.c.embedding_space)
         )  # fmt: skip
         with self._database.reading() as connection:
-            key = codec.known_key(connection, collection, person)
+            key = codec.known_key(connection, get_again(connection, collection), person)
             for row in connection.execute(query):
                 plain = codec.moved((key, None), face_context(row.face_id), row)
                 one = AlternateEmbedding(row.embedding_space, plain_vector(plain))

@@ -18,6 +18,7 @@ from app.store.sql.audit_log import note
 from app.store.sql.collection_removal import CollectionRemoval
 from app.store.sql.consents import needs_consent, require_all_consents
 from app.store.sql.lookups import (
+    collection_query,
     collection_record,
     count_rows,
     deleted_collections,
@@ -93,7 +94,7 @@ class CollectionStore:
 
     def by_key(self, key: int) -> CollectionRecord:
         """A collection by its key in the database."""
-        query = select(collections).where(collections.c.id == key, is_live())
+        query = collection_query().where(collections.c.id == key, is_live())
         with self._database.reading() as connection:
             row = connection.execute(query).first()
         if row is None:
@@ -110,7 +111,7 @@ class CollectionStore:
 
     def page(self, after: str | None, limit: int) -> Page[CollectionRecord]:
         """Collections by name, those after `after`."""
-        query = select(collections).where(is_live()).order_by(collections.c.name)
+        query = collection_query().where(is_live()).order_by(collections.c.name)
         if after is not None:
             query = query.where(collections.c.name > after)
         with self._database.reading() as connection:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Select, bindparam, select, update
 
-from app.encryption.embeddings import EmbeddingCipher, EncryptedTemplate
+from app.encryption.embeddings import EmbeddingCipher, EncryptedTemplate, PersonRow
 from app.encryption.ring import DataKey, WrappedKey
 from app.errors import DamagedData, EncryptionKeyMissing
 from app.store.records import CollectionRecord
@@ -78,7 +78,7 @@ class EmbeddingRowCodec:
             if self.cipher is None:
                 raise EncryptionKeyMissing(NO_KEY)
             made[encrypted] = self.cipher.decrypt_embeddings(
-                [_encrypted(collection.key, rows[i]) for i in np.flatnonzero(encrypted).tolist()],
+                [_encrypted(collection, rows[i]) for i in np.flatnonzero(encrypted).tolist()],
                 collection.dimension,
             )
         return made
@@ -93,7 +93,7 @@ class EmbeddingRowCodec:
         if row.data_key is None:
             return None
         wrapped = WrappedKey(row.key_id, row.data_key)
-        return self.cipher.decrypt_person_key(collection.key, person, wrapped)
+        return self.cipher.decrypt_person_key(person_row(collection, person), wrapped)
 
     # --- write -------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class EmbeddingRowCodec:
         known = self.known_key(connection, collection, person)
         if self.cipher is None or known is not None:
             return known
-        key, wrapped = self.cipher.new_person_key(collection.key, person)
+        key, wrapped = self.cipher.new_person_key(person_row(collection, person))
         new = {"person": person, "wrapped": wrapped.ciphertext, "by": wrapped.key_id}
         _SET_DATA_KEY.run(connection, new)
         return key
@@ -148,9 +148,16 @@ def crop_context(face_id: str) -> bytes:
     return b"likeness crop v1\0" + face_id.encode()
 
 
-def _encrypted(collection: int, row: Any) -> EncryptedTemplate:
+def person_row(collection: CollectionRecord, person: int) -> PersonRow:
+    """The row of a person's key, in the database that the collection was read from: a restore
+    replaces its id while services run."""
+    return PersonRow(collection.database, collection.key, person)
+
+
+def _encrypted(collection: CollectionRecord, row: Any) -> EncryptedTemplate:
     wrapped = WrappedKey(row.key_id, row.data_key)
-    return EncryptedTemplate(collection, row.owner_key, wrapped, row.encrypted_face, row.embedding)
+    owner = person_row(collection, row.owner_key)
+    return EncryptedTemplate(owner, wrapped, row.encrypted_face, row.embedding)
 
 
 def plain_vector(blob: bytes) -> FloatArray:

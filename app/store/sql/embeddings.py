@@ -67,6 +67,7 @@ class EmbeddingStore:
         MOST_SAMPLED at most, evenly spaced: no person takes the place of all others."""
         counts = select(templates.c.person, func.count().label("held")).group_by(templates.c.person)
         with self._database.reading() as connection:
+            now = get_again(connection, collection)
             rows = connection.execute(
                 counts.where(templates.c.collection == collection.key).order_by(templates.c.person)
             ).all()
@@ -76,7 +77,7 @@ class EmbeddingStore:
             parts = [
                 load_templates(
                     connection,
-                    collection,
+                    now,
                     templates.c.id.in_(_evenly_spaced(chosen[start : start + MAX_KEYS])),
                     self._database.codec,
                 )

@@ -8,7 +8,7 @@ from app.errors import DamagedData, EncryptionKeyError, EncryptionKeyMissing
 from app.store.database import Database
 from app.store.records import CollectionRecord, EncryptionState, Reencrypted
 from app.store.sql.audit_log import note
-from app.store.sql.embedding_rows import EmbeddingRowCodec
+from app.store.sql.embedding_rows import EmbeddingRowCodec, person_row
 from app.store.sql.lookups import deleted_collections, lock_collection
 from app.store.sql.tables import (
     alternate_embeddings,
@@ -131,7 +131,7 @@ class EncryptionStore:
         query = select(persons.c.data_key, persons.c.key_id).where(persons.c.id == person)
         row = connection.execute(query).one()
         wrapped = WrappedKey(row.key_id, row.data_key)
-        again = cipher.rewrap_person_key(collection.key, person, wrapped)
+        again = cipher.rewrap_person_key(person_row(collection, person), wrapped)
         if again != wrapped:
             connection.execute(
                 update(persons)

@@ -18,7 +18,7 @@ from app.store.metadata import CorrectedMetadata
 from app.store.records import MAX_PAGE_BYTES, CollectionRecord, FaceRecord, Page, PersonRecord
 from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.statements import Statement
-from app.store.sql.tables import collections, persons, templates
+from app.store.sql.tables import collections, database, persons, templates
 
 ROWS_AT_ONCE = 32  # that a driver reads ahead
 # JSON of one page as an earlier version stored it, which may be longer than today's.
@@ -29,10 +29,15 @@ MAX_KEYS = 10_000  # in one statement; SQLite takes 32,766 parameters
 DELETED = "/"
 
 
-_BY_NAME = select(collections).where(collections.c.name == bindparam("spelling"))
+def collection_query() -> Select[Any]:
+    """Collections, with the columns that `collection_record` needs."""
+    return select(collections, select(database.c.id).scalar_subquery().label("database"))
+
+
+_BY_NAME = collection_query().where(collections.c.name == bindparam("spelling"))
 _COLLECTION = Statement(_BY_NAME)
 _LOCKED_COLLECTION = Statement(_BY_NAME.with_for_update())
-_BY_KEY = Statement(select(collections).where(collections.c.id == bindparam("key")))
+_BY_KEY = Statement(collection_query().where(collections.c.id == bindparam("key")))
 
 
 def get_collection(connection: Connection, name: str) -> CollectionRecord:
@@ -71,7 +76,7 @@ def get_again(connection: Connection, known: CollectionRecord) -> CollectionReco
     Raises CollectionNotFound, and EmbeddingSpaceMismatch where it changed its space meanwhile.
     """
     row = _BY_KEY.first(connection, {"key": known.key})
-    if row is None or row.name.startswith(DELETED):
+    if row is None or row.name.startswith(DELETED) or row.database != known.database:
         raise CollectionNotFound(f"The collection '{known.name}' was deleted meanwhile.")
     return collection_record(row).require_space(known.embedding_space)
 
@@ -98,6 +103,7 @@ def collection_record(row: Any) -> CollectionRecord:
         policy=row.policy,
         calibration_id=row.calibration_id,
         stamp=row.stamp,
+        database=row.database,
     )
 
 
