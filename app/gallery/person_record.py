@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from app.errors import PersonNotFound
 from app.store.records import (
     AlternateEmbedding,
     DeclaredPair,
@@ -47,14 +48,15 @@ def held_data(
     store: Store, collection: str, person_id: str, after: int = 0, limit: int = 100
 ) -> HeldData:
     """What is held about a person, with `limit` faces after the template key `after`. Raises
-    CollectionNotFound, PersonNotFound, EncryptionKeyMissing or DamagedData."""
+    CollectionNotFound, PersonNotFound (also if the person is deleted or renamed meanwhile),
+    EncryptionKeyMissing or DamagedData."""
     record = store.collections.get(collection)
     person = store.persons.get(collection, person_id)
     found = store.embeddings.exported(collection, after, limit + 1, person.key)
     faces = found[:limit]
     keys = [face.template_key for face in faces]
     entries, older = store.audit.history(collection, person.key, MOST_ENTRIES)
-    return HeldData(
+    held = HeldData(
         person,
         consent_of(person.metadata),
         record.embedding_space,
@@ -62,7 +64,11 @@ def held_data(
         store.alternate_embeddings.of_person(record, person.key, keys),
         len(found) > limit,
         store.idempotency.of_person(person.key),
-        store.pairs.of_person(collection, person_id).items,
+        store.pairs.by_key(person.key),
         entries,
         older,
     )
+    # It was read in several transactions: a part must not be taken for all.
+    if store.persons.get(collection, person_id).key != person.key:
+        raise PersonNotFound(f"The person '{person_id}' was deleted or renamed meanwhile.")
+    return held

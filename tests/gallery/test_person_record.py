@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import event
 
 from app.encryption.keys import new_key_line, parse_keys
 from app.encryption.ring import KeyRing
+from app.errors import PersonNotFound
 from app.gallery.person_record import HeldData, held_data
 from app.store.records import IdempotencyRequest, NewTemplate
 from app.store.sql import tables
@@ -106,6 +108,28 @@ def test_what_every_table_has(held_store: Store) -> None:
     assert [pair.other_id for pair in held.pairs] == ["bob"]
     actions = {entry.members["action"] for entry in held.entries}
     assert {"person.enrolled", "consent.recorded", "pair.declared"} <= actions
+
+
+@pytest.mark.parametrize("takes_the_id", [False, True])
+def test_a_person_who_is_deleted_meanwhile(
+    held_store: Store, engine_url: str, *, takes_the_id: bool
+) -> None:
+    filled(held_store)
+    other, done = open_store(engine_url), list[str]()
+
+    def delete(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if " persons" in statement and not done:
+            done.append(statement)
+            other.persons.delete("staff", "ada")
+            if takes_the_id:
+                other.persons.create("staff", "ada", {})
+
+    engine = held_store.database.engine
+    event.listen(engine, "after_cursor_execute", delete)
+    with pytest.raises(PersonNotFound):
+        held_data(held_store, "staff", "ada")
+    event.remove(engine, "after_cursor_execute", delete)
+    assert done
 
 
 def test_nothing_of_others(held_store: Store) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Select, bindparam, select, update
 
 from app.encryption.embeddings import EmbeddingCipher, EncryptedTemplate, PersonRow
 from app.encryption.ring import DataKey, WrappedKey
-from app.errors import DamagedData, EncryptionKeyMissing
+from app.errors import DamagedData, EncryptionKeyMissing, PersonNotFound
 from app.store.records import CollectionRecord
 from app.store.sql.statements import Statement
 from app.store.sql.tables import alternate_embeddings, persons, templates
@@ -86,10 +86,13 @@ class EmbeddingRowCodec:
     def known_key(
         self, connection: Connection, collection: CollectionRecord, person: int
     ) -> DataKey | None:
-        """The person's key, if there is one. Raises EncryptionKeyMissing or DamagedData."""
+        """The person's key, if there is one. Raises EncryptionKeyMissing or DamagedData, and
+        PersonNotFound if the person was deleted before the transaction began."""
         if self.cipher is None:
             return None
-        (row,) = _DATA_KEY.rows(connection, {"person": person})
+        row = _DATA_KEY.first(connection, {"person": person})
+        if row is None:
+            raise PersonNotFound("The person was deleted meanwhile.")
         if row.data_key is None:
             return None
         wrapped = WrappedKey(row.key_id, row.data_key)

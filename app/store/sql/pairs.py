@@ -70,15 +70,14 @@ class PairStore:
         """The declared pairs of a person, sorted by the id of the other, those after `after`."""
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
-            person = get_person(connection, collection, person_id)
-            found = [
-                pair
-                for query in _both_ways()
-                for pair in map(_pair, connection.execute(query.where(_one.c.id == person.key)))
-                if after is None or pair.other_id > after
-            ]
-        found.sort(key=lambda pair: pair.other_id)
+            every = _declared(connection, get_person(connection, collection, person_id).key)
+        found = [pair for pair in every if after is None or pair.other_id > after]
         return Page(found[:limit], more=limit is not None and len(found) > limit)
+
+    def by_key(self, person: int) -> list[DeclaredPair]:
+        """The declared pairs of a person, given by their key, sorted by the id of the other."""
+        with self._database.reading() as connection:
+            return _declared(connection, person)
 
     def counterparts(
         self,
@@ -160,6 +159,12 @@ def _partners(connection: Connection, person: int) -> dict[int, datetime]:
     found = {int(key): at for key, at in connection.execute(mine)}
     mine = select(first, created).where(second == person)
     return found | {int(key): at for key, at in connection.execute(mine)}
+
+
+def _declared(connection: Connection, person: int) -> list[DeclaredPair]:
+    queries = (query.where(_one.c.id == person) for query in _both_ways())
+    found = [_pair(row) for query in queries for row in connection.execute(query)]
+    return sorted(found, key=lambda pair: pair.other_id)
 
 
 def _two(
