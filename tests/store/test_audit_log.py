@@ -21,7 +21,7 @@ from app.store.schema import migrate
 from app.store.sql.audit_log import DATABASE_RESTORED, AuditFilter
 from app.store.sql.tables import audit_entries, audit_head
 from app.store.store import Store
-from tests.gallery.conftest import template
+from tests.gallery.conftest import DIMENSION, SPACE, template
 from tests.writing import store_person
 
 KEY = bytes(range(32))
@@ -306,6 +306,17 @@ class TestVerification:
             connection.execute(delete(audit_head))
         problem = verify_audit(store.audit.everything(), KEY).problem
         assert problem == "the log ends at entry 1, but 0 entries were written"
+
+
+def test_a_search_names_who_was_found_and_not_who_has_the_id_now(store: Store) -> None:
+    record = store.collections.create("default", SPACE, DIMENSION, {})
+    new = [template(np.eye(16, dtype=np.float32)[0], "a")]
+    (stored,) = store_person(store, "default", "bob", None, new)
+    bob = store.persons.update("default", "bob", new_id="robert")
+    store.persons.create("default", "bob", {})
+    searches = [(stored.face.face_id, {"status": "identified"}), (None, {"status": "unknown"})]
+    store.audit.record_searches(record, "face.identified", searches)
+    assert [one.members["person"] for one in store.audit.latest(2)] == [bob.key, None]
 
 
 def test_a_page_of_long_entries_ends_early(store: Store) -> None:

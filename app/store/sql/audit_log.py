@@ -21,7 +21,7 @@ from app.store.actor import actor
 from app.store.records import CollectionRecord
 from app.store.sql.lookups import fetch_page
 from app.store.sql.statements import Statement
-from app.store.sql.tables import audit_entries, audit_head, persons
+from app.store.sql.tables import audit_entries, audit_head, templates
 from app.telemetry.logs import client_address, request_id
 from app.types import JsonObject
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NOTES = "likeness.audit"
 HASH_BYTES = 32
-Search = tuple[str | None, JsonObject]  # of one face: the id of the person found, and details
+Search = tuple[str | None, JsonObject]  # of one face: the face id that was found, and details
 PAGE = 5000
 PAGE_BYTES = 512 * 1024  # of a page for a client: 1,000 ordinary entries have 300 kB
 BEFORE_ALL = -(2**63)  # a forged entry may have any number
@@ -254,15 +254,16 @@ class AuditStore:
     def record_searches(
         self, collection: CollectionRecord, action: str, searches: Sequence[Search]
     ) -> None:
-        """Append an entry for each searched face: the id of the person found, and details."""
-        ids = {person_id for person_id, _ in searches if person_id is not None}
-        query = select(persons.c.person_id, persons.c.id).where(
-            persons.c.collection == collection.key, persons.c.person_id.in_(ids)
+        """Append an entry for each searched face: the person who has the face that was found, under
+        whatever id by now, and details."""
+        ids = {face_id for face_id, _ in searches if face_id is not None}
+        query = select(templates.c.face_id, templates.c.person).where(
+            templates.c.collection == collection.key, templates.c.face_id.in_(ids)
         )
         with self._database.writing() as connection:
-            numbers = {row.person_id: row.id for row in connection.execute(query)}
-            for person_id, details in searches:
-                number = None if person_id is None else numbers.get(person_id)
+            numbers = {row.face_id: row.person for row in connection.execute(query)}
+            for face_id, details in searches:
+                number = None if face_id is None else numbers.get(face_id)
                 note(connection, action, collection.name, number, **details)
 
     def page(
