@@ -63,7 +63,7 @@ class ReportEraser:
     def note(self, collection: str, *person_ids: str) -> Erasure:
         """Note, before persons are deleted, that reports may name them; on disk when this returns.
         `DONE` if there is no such report. Raises StoreFull."""
-        if not self._folder.path.exists():
+        if not person_ids or not self._folder.path.exists():
             return Erasure.DONE
         with self._folder.exclusive():
             mine = [job for job in self._folder.all() if job.collection == collection]

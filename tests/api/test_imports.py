@@ -14,6 +14,7 @@ import pytest
 from app.api.endpoints import imports
 from app.api.main import create_app
 from app.importing.job_folder import JobFolder
+from app.importing.reports import SPOOL
 from app.services import Services, build_services
 from app.settings import Settings
 from app.store.sql.audit_log import AuditStore
@@ -187,6 +188,10 @@ def test_deleted_persons_are_erased_from_reports(
     assert "obama" in client.get(f"{url}/report").text
     persons = f"/v1/collections/{collection}/persons"
     assert code_of(client.delete(f"{persons}/biden")) == "person_not_found", "nobody of him came in"
+    unknown = client.post(f"{persons}/delete", json={"person_ids": ["biden", ""]}).json()
+    assert unknown["not_found"] == ["biden", ""]
+    assert not (services.settings.data_dir / "imports" / SPOOL).exists(), "nothing is noted of him"
+    assert "biden" in client.get(f"{url}/report").text
     if way == "deleted":
         assert client.delete(f"{persons}/obama").json()["erased"] == "pending"
     elif way == "renamed":

@@ -216,11 +216,15 @@ async def delete_persons(
 
     Ids that no person has are listed in `not_found`; the other persons are deleted.
     """
-    store, eraser = context.store, context.imports.eraser
+    store, gallery, eraser = context.store, context.gallery, context.imports.eraser
 
     def delete() -> tuple[DeletionCounts, list[str]]:
-        noted = eraser.note(collection, *body.person_ids)
-        deletion, missing = store.persons.delete_many(collection, body.person_ids, body.reason)
+        # Others are neither noted nor deleted, even if they are enrolled meanwhile.
+        known = {one for one in body.person_ids if gallery.has_person(collection, one)}
+        noted = eraser.note(collection, *known)
+        deletion, gone = store.persons.delete_many(collection, sorted(known), body.reason)
+        found = known.difference(gone)
+        missing = [one for one in dict.fromkeys(body.person_ids) if one not in found]
         return deletion.also(noted), missing
 
     deletion, missing = await context.delete(delete)
