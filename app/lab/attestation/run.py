@@ -173,7 +173,7 @@ def attest_collection(
         "templates": found.templates,
         "revision": record.revision,
     }
-    measured = Measurement(policy, rule, cells, list(wanted.attributes))
+    measured = Measurement(policy, rule, cells, list(wanted.attributes), left_out=1)
     persons = wanted.gallery_persons or wanted.requirement.gallery_persons or found.persons
     return make_statement(
         _provenance(data, wanted, _OF_COLLECTION, _Used(pack, rule, name)),

@@ -105,12 +105,14 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What was counted, at which threshold by which policy, and the attributes of the groups."""
+    """What was counted, at which threshold by which policy, and the attributes of the groups.
+    `left_out`: how many persons of the gallery a search leaves out, because it is one of theirs."""
 
     policy: CollectionPolicy
     rule: ThresholdDecision
     cells: Sequence[Cell]
     attributes: Sequence[str]
+    left_out: int = 0
 
 
 def make_statement(
@@ -122,8 +124,15 @@ def make_statement(
     """Everything that is signed. `gallery_persons`: whom the service holds or is meant to hold."""
     policy, rule, cells = measured.policy, measured.rule, measured.cells
     wanted = math.ceil(requirement.gallery_share * gallery_persons - 1e-9)
-    rows = [_row(cell, requirement, wanted) for cell in cells]
+    rows = [_row(cell, requirement, wanted - measured.left_out) for cell in cells]
     open_points = _open_points(requirement, cells, measured.attributes)
+    searched = {cell.gallery_persons for cell in cells if cell.sides != "both"}
+    open_points += [
+        f"The gallery has {persons + measured.left_out:,} persons, and the requirement asks for "
+        f"{wanted:,} at least."
+        for persons in sorted(searched)
+        if persons + measured.left_out < wanted
+    ]
     outcomes = [RequirementOutcome(str(row["outcome"])) for row in rows]
     outcomes += [RequirementOutcome.UNDECIDED] * len(open_points)
     return {

@@ -15,7 +15,7 @@ from app.lab.attestation import cells, collection
 from app.lab.attestation.cells import count_cells
 from app.lab.attestation.collection import measure_collection
 from app.lab.attestation.document import AttestationError
-from app.lab.attestation.requirement import NAMED
+from app.lab.attestation.requirement import NAMED, Requirement
 from app.lab.attestation.run import Wanted, attest_collection
 from app.store.records import NewTemplate
 from tests.decision.conftest import people
@@ -77,6 +77,28 @@ def test_one_person_says_nothing(gallery: Gallery) -> None:
     found = measure_collection(gallery, gallery.require("default"), COSINE, named=True)
     (cell,) = count_cells(found.searched, 0.5, {})
     assert (cell.gallery_persons, cell.fpir.errors) == (0, 0)
+
+
+@pytest.mark.parametrize(("persons", "enough"), [(None, True), (8, True), (9, False)])
+def test_a_whole_collection_is_the_gallery_of_a_requirement(
+    gallery: Gallery, persons: int | None, *, enough: bool
+) -> None:
+    """Each search leaves its own person out; that makes no collection too small for itself."""
+    fill(gallery, 8)
+    wanted = Wanted(Requirement(name="all", fpir=0.99, gallery_share=1, by_group=False), persons)
+    calibrations = Calibrations(
+        gallery.store.calibrations, None, 0.5, embedding_space="es-test", precision="float32"
+    )
+    made = attest_collection("default", wanted, load_pack("default"), gallery, calibrations)
+    (row,) = made["cells"]
+    assert (row["gallery_persons"], row["gallery_large_enough"]) == (7, enough)
+    if enough:
+        assert (made["outcome"], made["undecided_because"]) == ("pass", [])
+    else:
+        assert made["outcome"] == "undecided"
+        assert made["undecided_because"] == [
+            "The gallery has 8 persons, and the requirement asks for 9 at least."
+        ]
 
 
 def test_nobody_is_an_error(gallery: Gallery) -> None:
