@@ -307,6 +307,14 @@ def _print(statement: Any) -> None:
     out.print(table)
     for point in statement["undecided_because"]:
         out.print(point, markup=False, highlight=False)
+    # Statements of earlier versions do not say it.
+    for attribute, people in statement.get("people_without_group", {}).items():
+        if people:
+            out.print(
+                f"{people:,} of the people who were measured have no group by {attribute}; they "
+                "count for everybody only.",
+                markup=False, highlight=False,
+            )  # fmt: skip
 
 
 def _said(row: Any) -> str:

@@ -71,6 +71,19 @@ def test_a_folder_attested_verified_and_compared(
     assert run("attest", "verify", first, "--key", public).exit_code == 5
 
 
+def test_people_of_no_group_are_counted(run: Run, key: Path, folder: Path, tmp_path: Path) -> None:
+    """Of three people with a usable photo; the fourth was not measured."""
+    output, groups = tmp_path / "out.json", tmp_path / "groups.csv"
+    groups.write_text("person,sex,age\nobama,m,old\nbiden,,old\ncollins,,old\nnobody,f,\n")
+    asked = ("--key", key, "--output", output, "--no-strata", "--attributes", groups)
+    result = run("attest", folder, *asked, "--requirement", requirement(tmp_path, EASY))
+    statement = json.loads(output.read_text())["statement"]
+    assert statement["people_without_group"] == {"sex": 2, "age": 0}
+    said = " ".join(result.stdout.split())
+    assert "2 of the people who were measured have no group by sex" in said
+    assert "no group by age" not in said
+
+
 def test_what_this_data_cannot_decide_says_how_many_people_would(
     run: Run, key: Path, folder: Path, tmp_path: Path
 ) -> None:

@@ -245,6 +245,12 @@ def _everyone(searched: Searched) -> set[str]:
     }  # fmt: skip
 
 
+def without_group(searched: Searched, attributes: Attributes) -> dict[str, int]:
+    """How many people who were measured have no group, by attribute: only everybody has them."""
+    everyone = _everyone(searched)
+    return {name: len(everyone - group_of.keys()) for name, group_of in attributes.items()}
+
+
 def groups_of(
     attributes: Attributes, everyone: set[str]
 ) -> Iterator[tuple[str, str | None, frozenset[str] | None]]:

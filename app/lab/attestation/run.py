@@ -21,7 +21,14 @@ from app.gallery.gallery import Gallery
 from app.index.comparator import COSINE
 from app.index.port import PRECISION, GallerySize
 from app.inference.pack_spec import ModelPack
-from app.lab.attestation.cells import STRATA, Attributes, Change, Searched, count_cells
+from app.lab.attestation.cells import (
+    STRATA,
+    Attributes,
+    Change,
+    Searched,
+    count_cells,
+    without_group,
+)
 from app.lab.attestation.collection import MAX_PROBES, measure_collection
 from app.lab.attestation.folder import (
     Measure,
@@ -112,7 +119,8 @@ def attest_folder(
         for cell in count_cells(one, rule.threshold, wanted.attributes)
     ]
     rule = rules[0]
-    measured = Measurement(source.policy, rule, cells, list(wanted.attributes))
+    ungrouped = without_group(searched[0], wanted.attributes)
+    measured = Measurement(source.policy, rule, cells, ungrouped)
     persons = wanted.gallery_persons or wanted.requirement.gallery_persons or enrolled
     used, data = _Used(pack, rule, folder_name(people.folder)), _folder_data(source, roles, photos)
     return make_statement(
@@ -173,7 +181,8 @@ def attest_collection(
         "templates": found.templates,
         "revision": record.revision,
     }
-    measured = Measurement(policy, rule, cells, list(wanted.attributes), left_out=1)
+    ungrouped = without_group(found.searched, wanted.attributes)
+    measured = Measurement(policy, rule, cells, ungrouped, left_out=1)
     persons = wanted.gallery_persons or wanted.requirement.gallery_persons or found.persons
     return make_statement(
         _provenance(data, wanted, _OF_COLLECTION, _Used(pack, rule, name)),

@@ -5,7 +5,7 @@ networks), and what follows.
 import hashlib
 import math
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,13 +105,14 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What was counted, at which threshold by which policy, and the attributes of the groups.
-    `left_out`: how many persons of the gallery a search leaves out, because it is one of theirs."""
+    """What was counted, at which threshold by which policy, and for each attribute how many people
+    who were measured have no group. `left_out`: how many persons of the gallery a search leaves
+    out, because it is one of theirs."""
 
     policy: CollectionPolicy
     rule: ThresholdDecision
     cells: Sequence[Cell]
-    attributes: Sequence[str]
+    without_group: Mapping[str, int]
     left_out: int = 0
 
 
@@ -125,7 +126,7 @@ def make_statement(
     policy, rule, cells = measured.policy, measured.rule, measured.cells
     wanted = math.ceil(requirement.gallery_share * gallery_persons - 1e-9)
     rows = [_row(cell, requirement, wanted - measured.left_out) for cell in cells]
-    open_points = _open_points(requirement, cells, measured.attributes)
+    open_points = _open_points(requirement, cells, list(measured.without_group))
     searched = {cell.gallery_persons for cell in cells if cell.sides != "both"}
     open_points += [
         f"The gallery has {persons + measured.left_out:,} persons, and the requirement asks for "
@@ -142,6 +143,7 @@ def make_statement(
         "requirement": requirement.model_dump(mode="json"),
         "gallery_persons": gallery_persons,
         "gallery_persons_to_search": wanted,
+        "people_without_group": dict(measured.without_group),
         "data": provenance.data,
         "method": provenance.method,
         "statistics": STATISTICS,
