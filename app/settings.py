@@ -340,8 +340,9 @@ class Settings(BaseSettings):
         return self.models_dir or self.data_dir / "models"
 
     @property
-    def resolved_database_url(self) -> str:
-        """The database URL, SQLite in the data folder unless one is given."""
+    def resolved_database_url(self) -> str | Path:
+        """The database's URL if one is given, otherwise the path of an SQLite file in the data
+        folder: in a URL, what follows a "?" of the path would be the query."""
         if self.database_url:
             return self.database_url
-        return f"sqlite:///{(self.data_dir / 'likeness.db').absolute()}"
+        return (self.data_dir / "likeness.db").absolute()

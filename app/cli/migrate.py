@@ -1,6 +1,7 @@
 """`likeness migrate`: migrate the database to this version, or print what that would do."""
 
 import tempfile
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,7 +28,7 @@ def migrate_database(
             announce_new_database(settings)
         elif missing := no_database(settings):
             err.print(missing, markup=False, highlight=False, soft_wrap=True)
-            url = f"sqlite:///{folder}/likeness.db"  # what a new one would need
+            url = Path(folder) / "likeness.db"  # what a new one would need
         engine = create_engine(url)
         try:
             steps = pending(engine)

@@ -49,7 +49,7 @@ def migrate(engine: Engine, revision: str = NEWEST) -> None:
 
 
 @contextmanager
-def opened_database(url: str) -> Iterator[Engine]:
+def opened_database(url: str | Path) -> Iterator[Engine]:
     """A database that has this version's tables, until the block ends. Raises as `migrate` does."""
     engine = create_engine(url)
     try:

@@ -4,6 +4,7 @@ which is always there."""
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -72,7 +73,9 @@ class Store:
 
 
 @contextmanager
-def opened_store(url: str, ring: KeyRing | None, audit_key: bytes | None = None) -> Iterator[Store]:
+def opened_store(
+    url: str | Path, ring: KeyRing | None, audit_key: bytes | None = None
+) -> Iterator[Store]:
     """A database with this version's tables, whose embeddings the ring decrypts, until the block
     ends. Raises DatabaseError, EncryptionKeyMissing and StoreUnavailable."""
     with opened_database(url) as engine:

@@ -36,6 +36,17 @@ def test_doctor_checks_the_installation_and_creates_nothing(run: Run, tmp_path: 
     assert not (tmp_path / "data").exists()
 
 
+def test_a_data_folder_holds_its_database_whatever_its_name(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a?b=c#d%41" / "data"
+    monkeypatch.setenv("LIKENESS_DATA_DIR", str(folder))
+    answer = run("migrate")
+    assert answer.exit_code == 0, answer.output
+    assert (folder / "likeness.db").is_file()
+    assert [one.name for one in tmp_path.iterdir()] == [folder.parent.name]
+
+
 @pytest.mark.parametrize(
     "command",
     [

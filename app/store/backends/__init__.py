@@ -112,22 +112,23 @@ class Backend(Protocol):
 _BACKENDS: dict[str, Backend] = {"sqlite": sqlite, "postgresql": postgresql}
 
 
-def create_engine(url: str) -> Engine:
-    """An engine for a database URL. Raises DatabaseError for a URL that cannot be served."""
+def create_engine(url: str | Path) -> Engine:
+    """An engine for a database URL, or for the path of an SQLite file. Raises DatabaseError for a
+    URL that cannot be served."""
     backend, parsed = _parse(url)
     return backend.create_engine(parsed)
 
 
-def missing_file(url: str) -> Path | None:
+def missing_file(url: str | Path) -> Path | None:
     """The file that the database of a URL will be, if there is none yet: nothing is created. None
     for a server. Raises DatabaseError for a URL that cannot be served."""
     backend, parsed = _parse(url)
     return backend.missing_file(parsed)
 
 
-def _parse(url: str) -> tuple[Backend, URL]:
+def _parse(url: str | Path) -> tuple[Backend, URL]:
     try:
-        parsed = make_url(url)
+        parsed = make_url(url) if isinstance(url, str) else URL.create("sqlite", database=str(url))
     except (ArgumentError, ValueError):
         # Their texts quote the URL, and with it the password.
         raise DatabaseError(
