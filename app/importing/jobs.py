@@ -124,9 +124,11 @@ class ImportJobs:
         except FileNotFoundError:  # deleted just now
             raise _no_report(import_id) from None
 
-    def rows_about(self, collection: str, person_id: str) -> tuple[list[dict[str, Any]], bool]:
+    def rows_about(
+        self, collection: str, person_id: str, check: Callable[[], None]
+    ) -> tuple[list[dict[str, Any]], bool]:
         """What reports have about a person, as `reports.rows_about` says. Raises OSError."""
-        return rows_about(self._folder, collection, person_id)
+        return rows_about(self._folder, collection, person_id, check)
 
     def cancel(self, collection: str, import_id: str) -> ImportJob:
         """End a job that is queued or running, or forget one that has ended, with its report; what

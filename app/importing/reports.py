@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict
 
@@ -234,22 +234,29 @@ def _redacted(line: bytes, people: set[str]) -> bytes:
 
 
 MOST_ROWS = 1_000
+PIECE = 1 << 20  # bytes of a report that are read at a time
 # What is shown of other persons' rows, which name this person as similar to the face: nothing that
 # identifies the others.
 OF_OTHERS = ("result", "reason", "similarity")
 
 
 def rows_about(
-    folder: JobFolder, collection: str, person_id: str
+    folder: JobFolder,
+    collection: str,
+    person_id: str,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[list[dict[str, Any]], bool]:
     """The rows of a person in the reports of imports into a collection, and rows of others that
     name the person, in the order of the reports: the first MOST_ROWS, and whether there are more.
-    Raises OSError."""
-    found = list(islice(_rows(folder, collection, composed(person_id)), MOST_ROWS + 1))
+    `check` is called for each PIECE; if it raises, reading ends. Raises OSError."""
+    rows = _rows(folder, collection, composed(person_id), check)
+    found = list(islice(rows, MOST_ROWS + 1))
     return found[:MOST_ROWS], len(found) > MOST_ROWS
 
 
-def _rows(folder: JobFolder, collection: str, person_id: str) -> Iterator[dict[str, Any]]:
+def _rows(
+    folder: JobFolder, collection: str, person_id: str, check: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
     jobs = [job for job in folder.all() if job.collection == collection]
     for job in sorted(jobs, key=lambda job: job.created_at):
         try:
@@ -257,9 +264,34 @@ def _rows(folder: JobFolder, collection: str, person_id: str) -> Iterator[dict[s
         except FileNotFoundError:  # not begun, or forgotten meanwhile
             continue
         with file:
-            for line in file:
-                if any(name_in(found) == person_id for found in NAMES.findall(line)):
-                    yield {"import_id": job.import_id, **_shown(line, person_id)}
+            for line in _lines_about(file, person_id, check):
+                yield {"import_id": job.import_id, **_shown(line, person_id)}
+
+
+def _lines_about(file: BinaryIO, person_id: str, check: Callable[[], None]) -> Iterator[bytes]:
+    """The lines that name a person. A report may have millions of others, so pieces of it that
+    cannot name the person are not divided into lines."""
+    text = json.dumps(person_id).encode()
+    begun = b""
+    while piece := file.read(PIECE):
+        check()
+        lines, _, begun = (begun + piece).rpartition(b"\n")
+        if _may_be(text, lines):
+            yield from (line for line in lines.splitlines() if _names(line, text, person_id))
+    if _names(begun, text, person_id):
+        yield begun
+
+
+def _may_be(text: bytes, found: bytes) -> bool:
+    """Whether an id is there as `text`, its JSON, or perhaps in another Unicode form: such a form
+    has characters that JSON writes with a backslash, or that are not ASCII."""
+    return text in found or b"\\u" in found or not found.isascii()
+
+
+def _names(line: bytes, text: bytes, person_id: str) -> bool:
+    return any(
+        _may_be(text, found) and name_in(found) == person_id for found in NAMES.findall(line)
+    )
 
 
 def _shown(line: bytes, person_id: str) -> dict[str, Any]:

@@ -3,7 +3,11 @@
 import base64
 import errno
 import json
+import socket
+import threading
+import time
 import uuid
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +20,12 @@ from typer.testing import CliRunner
 from app.cli import person
 from app.cli.commands import app
 from app.disk import write_whole
+from app.errors import DeadlineExceeded
 from app.importing import reports
 from app.importing.job_folder import ImportJob, JobFolder, JobState
 from app.importing.options import UploadOptions
 from app.importing.outcomes import RowOutcome, RowResult, report_writer
+from app.inference.scheduler import READ_THREADS
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.conftest import run_server
@@ -168,3 +174,40 @@ def test_rows_of_reports_that_are_left_out_are_named(
     with run_server(held) as url, httpx.Client(base_url=url, timeout=60) as client:
         answer = client.get("/v1/collections/default/persons/eileen/record").json()
     assert [len(answer["import_rows"]), answer["more_import_rows"]] == [1, True]
+
+
+def test_reports_are_read_beside_the_database_while_a_client_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several of gigabytes must not take the threads that all other calls read with."""
+    begun, gone = threading.Semaphore(0), threading.Semaphore(0)
+
+    def endless(*given: Any) -> Any:
+        check = given[-1]
+        begun.release()
+        while True:
+            try:
+                check()
+            except DeadlineExceeded:
+                gone.release()
+                raise
+            time.sleep(0.01)
+
+    monkeypatch.setattr("app.importing.jobs.rows_about", endless)
+    persons = "/v1/collections/default/persons"
+    services = build_services(Settings(data_dir=tmp_path))
+    with run_server(services) as url, ExitStack() as opened:
+        client = opened.enter_context(httpx.Client(base_url=url, timeout=30))
+        client.post(persons, json={"person_id": "eileen"}).raise_for_status()
+        address = (client.base_url.host, client.base_url.port)
+        waiting = [socket.create_connection(address) for _ in range(READ_THREADS)]
+        for one in waiting:
+            opened.enter_context(one)
+            one.sendall(f"GET {persons}/eileen/record HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        for _ in waiting:
+            assert begun.acquire(timeout=60)
+        assert client.get(f"{persons}/eileen").status_code == 200
+        for one in waiting:
+            one.close()
+        for _ in waiting:
+            assert gone.acquire(timeout=60)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import StoreFull
+from app.errors import DeadlineExceeded, StoreFull
 from app.importing import reports
 from app.importing.job_folder import ImportJob, JobFolder, JobState
 from app.importing.options import UploadOptions
@@ -331,6 +331,39 @@ def test_what_is_shown_to_a_person_names_nobody_else(imports: Imports) -> None:
         assert (len(rows), more) == (0 if person_id == "a" else 1, False)
         for other in {"ada", "grace.hopper"} - {person_id}:
             assert other not in json.dumps(rows)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 100, 1 << 20])
+def test_rows_are_found_in_any_piece_and_in_any_spelling(
+    imports: Imports, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    """Even one whose composed form is ASCII: the sign of Kelvin is a K."""
+    monkeypatch.setattr(reports, "PIECE", piece)
+    job = imports.add(1, JobState.RUNNING)
+    path = imports.folder.report(job)
+    people = ["K", "\u212a", "KK", 'K"', "é", "e\u0301", "e"]
+    with report_writer(path) as write:
+        for name in people:
+            write(RowOutcome("a/1.jpg", name, RowResult.ENROLLED))
+        write(RowOutcome("b/1.jpg", "b", RowResult.ENROLLED, conflict_with="K"))
+    with path.open("ab") as file:
+        file.write(json.dumps({"place": "ß", "person_id": "é"}, ensure_ascii=False).encode())
+    found = {name: len(rows_about(imports.folder, "default", name)[0]) for name in people}
+    assert found == {"K": 3, "\u212a": 3, "KK": 1, 'K"': 1, "é": 3, "e\u0301": 3, "e": 1}
+
+
+def test_reading_rows_ends_where_nobody_waits_for_them(
+    imports: Imports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "PIECE", 10)
+    with report_writer(imports.folder.report(imports.add(1, JobState.DONE))) as write:
+        write(RowOutcome("ada/1.jpg", "ada", RowResult.ENROLLED))
+
+    def gone() -> None:
+        raise DeadlineExceeded("The client has disconnected.")
+
+    with pytest.raises(DeadlineExceeded):
+        rows_about(imports.folder, "default", "ada", gone)
 
 
 def test_a_running_import_costs_no_look_at_the_persons(imports: Imports) -> None:
