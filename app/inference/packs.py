@@ -5,6 +5,7 @@
 """
 
 import hashlib
+import mmap
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,9 @@ from app.findings import findings
 from app.inference.pack_spec import ModelPack
 
 PACK_FILE = "pack.toml"
+# How ONNX's protobuf begins the name of the file that holds a tensor's values: the key "location"
+# of an entry of `external_data`.
+_ELSEWHERE = b"\x0a\x08location\x12"
 _APP_FOLDER = Path(__file__).resolve().parent.parent
 # A checkout keeps the packs beside `app/`; a wheel carries them inside it.
 BUILTIN_FOLDERS = (_APP_FOLDER.parent / "models", _APP_FOLDER / "models")
@@ -97,11 +101,26 @@ def verify_pack(pack: ModelPack) -> None:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal. Raises PackError where it cannot be read."""
+    """SHA-256 of a network's file in hexadecimal, by which the network is known. Raises PackError
+    where it cannot be read, or keeps its weights in another file, which the digest would not
+    cover."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            whole = not file.tell() or _is_whole(file.fileno())
     except OSError as error:
         raise PackError(
             f"{path} cannot be read ({error.strerror}). Copy the whole pack folder again."
         ) from error
+    if not whole:
+        raise PackError(
+            f"{path} keeps its weights in another file, which its digest does not cover. Save it "
+            f"as one file: onnx.save(onnx.load('{path}'), '{path}')."
+        )
+    return found
+
+
+def _is_whole(file: int) -> bool:
+    """Whether an ONNX file, given by its descriptor, holds its weights itself."""
+    with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as content:
+        return content.find(_ELSEWHERE) < 0

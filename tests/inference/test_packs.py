@@ -157,6 +157,17 @@ class TestDigests:
         assert changed in detail
         assert "git checkout" in detail
 
+    def test_weights_in_another_file(self, pack: ModelPack, edit: Edit) -> None:
+        """Two networks that differ in their weights alone would have one digest."""
+        onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+        model = onnx.load(pack.recogniser_path)
+        folder = edit("", "")
+        file = folder / "recogniser.onnx"
+        file.unlink()
+        onnx.save(model, file, save_as_external_data=True, location="recogniser.onnx.data")
+        with pytest.raises(PackError, match="keeps its weights in another file"):
+            load_pack(str(folder))
+
     @pytest.mark.parametrize("name", ["detector.onnx", "recogniser.onnx"])
     def test_a_missing_network(self, folder: Path, name: str) -> None:
         (folder / name).unlink()

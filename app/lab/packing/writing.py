@@ -92,6 +92,7 @@ def write_pack(content: Mapping[str, Any], files: Mapping[str, Path], out: Path)
         for name, source in files.items():
             if not source.is_file():
                 raise PackError(f"{source} is no file. Give the path of the pack's {name}.")
+            digest(source)  # so that an error names the file that was given, not its copy
             shutil.copyfile(source, folder / name)
         described = {key: _with_digests(value, folder) for key, value in content.items()}
         (folder / PACK_FILE).write_bytes(tomli_w.dumps(described).encode())
