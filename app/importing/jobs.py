@@ -158,7 +158,7 @@ class ImportJobs:
             if self._folder.path.exists():
                 with self._folder.exclusive():
                     for job in self.of(collection):
-                        self._folder.forget(job)
+                        self._runner.forget(job)
         except OSError as error:
             log(logging.WARNING, "imports of a deleted collection are left for now", error,
                 collection=collection)  # fmt: skip

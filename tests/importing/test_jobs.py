@@ -13,7 +13,7 @@ import pytest
 
 from app.errors import ImportNotFound, StoreFull
 from app.importing import runner as module
-from app.importing.job_folder import ImportJob, JobFolder, JobState
+from app.importing.job_folder import UNDER_WAY, ImportJob, JobFolder, JobState
 from app.importing.jobs import ImportJobs
 from app.importing.local import LocalImport
 from app.importing.options import UploadOptions
@@ -316,6 +316,36 @@ def test_a_full_disk_ends_no_import_twice(
         upload.close()
     until(lambda: ImportJobs(services).get("default", job.import_id).state is JobState.DONE)
     assert jobs.get("default", job.import_id).counts["enrolled"] == 2
+    jobs.stop()
+    services.close()
+
+
+def test_an_end_that_is_not_written_yet_is_forgotten_with_its_collection(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.05)
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    jobs = ImportJobs(services)
+    job = queue(jobs, archive)
+    save, is_full = JobFolder.save, threading.Event()
+
+    def saving(self: JobFolder, one: ImportJob) -> None:
+        if one.state is JobState.DONE:
+            is_full.set()
+        if is_full.is_set():
+            raise OSError(28, "No space left on device")
+        save(self, one)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JobFolder, "save", saving)
+        jobs.start()
+        until(lambda: jobs.get("default", job.import_id).state is JobState.DONE)
+        assert jobs.forget_collection("default") is Erasure.DONE
+    after = queue(jobs, archive, "other")
+    until(lambda: jobs.get("other", after.import_id).state not in UNDER_WAY)
+    assert jobs.of("default") == []
+    with pytest.raises(ImportNotFound):
+        jobs.get("default", job.import_id)
     jobs.stop()
     services.close()
 
