@@ -8,7 +8,8 @@ queue, but a database write that has begun is finished.
 
 import asyncio
 import logging
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -165,15 +166,13 @@ class _Exchange:
             departure.watch(self._leave)
         else:  # another server than ours
             watcher = asyncio.create_task(self._watch())
+        late = (
+            f"No answer was ready within {seconds:g} s; try again in a moment, with fewer photos "
+            "in one call."
+        )
         try:
-            async with asyncio.timeout(seconds):
+            async with _deadline(seconds, late):
                 await self._app(self._scope, receive, send)
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"No answer was ready within {seconds:g} s; try again in a moment, with fewer "
-                "photos in one call.",
-                {"retry_after": RETRY_AFTER_S},
-            ) from error
         finally:
             if departure is not None:
                 departure.ignore()
@@ -209,15 +208,12 @@ class _Exchange:
             await self._send(message)
 
         limit = self._settings.import_timeout
-        try:
-            async with asyncio.timeout(limit):
-                await self._app(self._scope, receive, send)
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"The upload or the event stream took longer than {limit:g} s; send the archive in "
-                "parts, or request the events again.",
-                {"retry_after": RETRY_AFTER_S},
-            ) from error
+        late = (
+            f"The upload or the event stream took longer than {limit:g} s; send the archive in "
+            "parts, or request the events again."
+        )
+        async with _deadline(limit, late):
+            await self._app(self._scope, receive, send)
 
     def _own(self, transfer: Transfer) -> None:
         self._transfer = transfer
@@ -247,3 +243,17 @@ class _Exchange:
         abort()
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+
+@asynccontextmanager
+async def _deadline(seconds: float, late: str) -> AsyncIterator[None]:
+    """Raises DeadlineExceeded if what is within takes longer. A TimeoutError of its own, as a disk
+    on the network raises it, is passed on: the deadline is not its reason."""
+    deadline = asyncio.timeout(seconds)
+    try:
+        async with deadline:
+            yield
+    except TimeoutError as error:
+        if not deadline.expired():
+            raise
+        raise DeadlineExceeded(late, {"retry_after": RETRY_AFTER_S}) from error

@@ -305,6 +305,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing() or not self._can_answer_alone():
             self.transport.abort()  # amid another answer it would be read as its part
             return
+        self._table.observe_problem(error.code)
         self.transport.write(last_answer(error, self.server_state.default_headers))
         self._linger_since = time.monotonic()
         self._table.idle(self)

@@ -77,8 +77,13 @@ class HandshakeStage(Enum):
 class Connections:
     """The connections of one server."""
 
-    def __init__(self, limits: ConnectionLimits) -> None:
+    def __init__(
+        self, limits: ConnectionLimits, observe_problem: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """`observe_problem` is called with the code of each error that a connection itself
+        answers."""
         self.limits = limits
+        self.observe_problem = observe_problem
         self.draining = False
         self.given_up = 0
         self._all: set[TrackedConnection] = set()

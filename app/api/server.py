@@ -40,7 +40,9 @@ class Server(uvicorn.Server):
     def __init__(
         self, app: FastAPI, settings: Settings, ready: Callable[[int], None] | None = None
     ) -> None:
-        self.connections = Connections(ConnectionLimits.of(settings))
+        self.connections = Connections(
+            ConnectionLimits.of(settings), app.state.services.metrics.observe_problem
+        )
         app.state.connections = self.connections
         self.certificate = ServerCertificate.of(settings)
         super().__init__(

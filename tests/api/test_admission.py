@@ -1,6 +1,7 @@
 """Admission under load: refusals, deadlines, clients that leave, and a loop that stays free."""
 
 import asyncio
+import errno
 import socket
 import threading
 import time
@@ -14,8 +15,10 @@ import pytest
 
 from app.api.main import create_app
 from app.api.server import Server
+from app.faces.pipeline import FacePipeline
 from app.services import Services, build_services
 from app.settings import Settings
+from app.types import CooperativeTask
 from tests.api.conftest import run_server, waits_for
 from tests.api.test_decisions import code_of
 from tests.waiting import until
@@ -112,6 +115,19 @@ def test_a_deadline(
         assert until(lambda: metric(client, "likeness_waiting_photos") == 0)
     with open_service(request_timeout=60) as client:
         assert client.post("/v1/detect", files={"image": astronaut}).status_code == 200
+
+
+def test_a_timeout_of_a_disk_is_not_the_deadline(
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch, astronaut: bytes
+) -> None:
+    def fails(*_: Any, **__: Any) -> CooperativeTask[None]:
+        raise OSError(errno.ETIMEDOUT, "Connection timed out")
+        yield
+
+    monkeypatch.setattr(FacePipeline, "steps", fails)
+    with open_service() as client:
+        answer = client.post("/v1/detect", files={"image": astronaut})
+    assert (answer.status_code, code_of(answer)) == (500, "internal_error")
 
 
 def test_photos_whose_client_has_gone_are_dropped(

@@ -123,8 +123,16 @@ HEAD = b"GET /livez HTTP/1.1\r\nhost: x\r\n"
         (b"CONNECT /livez HTTP/1.1\r\nhost: x\r\n\r\n", (400, "invalid_http")),
     ],
 )
-def test_what_is_no_request(url: str, request_: bytes, expected: tuple[int, str]) -> None:
+def test_what_is_no_request(
+    url: str, few: Services, request_: bytes, expected: tuple[int, str]
+) -> None:
+    def counted() -> float:
+        labels = {"code": expected[1]}
+        return few.metrics.registry.get_sample_value("likeness_problems_total", labels) or 0
+
+    before = counted()
     assert problem_of(url, request_) == expected
+    assert counted() == before + 1
 
 
 def test_a_length_of_20_digits_is_a_length(url: str) -> None:
