@@ -262,6 +262,9 @@ def _other_person(record: Mapping[str, Any]) -> str:
 
 
 def _vector(value: Any) -> FloatArray:
+    # NumPy would take texts, true and null for numbers.
+    if isinstance(value, list) and any(isinstance(one, str | bool | None) for one in value):
+        raise ImportSourceError("The embedding is not a list of numbers.")
     try:
         with np.errstate(over="ignore"):  # what is infinite then is refused as such
             vector = np.asarray(value, np.float32)

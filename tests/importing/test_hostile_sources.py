@@ -232,6 +232,7 @@ def test_a_hostile_row_of_a_table_fails_alone(tmp_path: Path) -> None:
         '{"person_id": "a", "image": "\\u0000"}',
         '{"person_id": "a", "embedding": [1e300]}',
         '{"person_id": "good", "embedding": [1]}',
+        *(f'{{"person_id": "a", "embedding": [1, {one}]}}' for one in ('"2"', "true", "null")),
     ]
     (tmp_path / "x.jsonl").write_text("\n".join(rows))
     read = read_all(tmp_path / "x.jsonl")
@@ -241,7 +242,8 @@ def test_a_hostile_row_of_a_table_fails_alone(tmp_path: Path) -> None:
     assert "not valid JSON" in found[2]
     assert "recursion" in found[6]
     assert all("cannot be found" in one for one in found[7:9])
-    assert found[9:] == ["", ""], "infinity is refused where the embedding is checked"
+    assert found[9:11] == ["", ""], "infinity is refused where the embedding is checked"
+    assert found[11:] == [no_list] * 3
 
 
 def test_bytes_that_are_no_utf_8_refuse_their_row(tmp_path: Path) -> None:
