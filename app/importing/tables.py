@@ -53,11 +53,12 @@ class TableContext:
 
 
 def csv_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
-    """The first line names the columns; those that have no meaning here are metadata. Rows whose
-    fields are all empty are passed over."""
+    """The first line that is not empty names the columns; those that have no meaning here are
+    metadata. Rows whose fields are all empty are passed over."""
     csv.field_size_limit(MAX_FIELD)
-    bounded = _Lines(lines, name)
-    first = next(bounded, "")
+    bounded, passed = _Lines(lines, name), 0
+    while (first := next(bounded, "")) and not first.strip():
+        passed += 1
     reader = csv.DictReader(chain([first], bounded), delimiter=_separator(first))
     try:
         check_columns(reader.fieldnames or (), name)
@@ -69,7 +70,7 @@ def csv_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
             # A value is text, None if the row is short, or the list of fields too many.
             if not any(any(value or ()) for value in record.values()):
                 continue
-            place = f"{name}:{reader.line_num}"
+            place = f"{name}:{passed + reader.line_num}"
             if None in record:  # more fields than columns
                 yield Row(place, printable(record[PERSON] or ""), problem=_too_many(record))
                 continue
@@ -77,7 +78,7 @@ def csv_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
             yield _checked_row(place, known, context)
     except csv.Error as error:
         raise ImportSourceError(
-            f"{name} is not valid CSV at line {reader.line_num}: {error}."
+            f"{name} is not valid CSV at line {passed + reader.line_num}: {error}."
         ) from error
 
 

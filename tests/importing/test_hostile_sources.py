@@ -257,6 +257,15 @@ def test_bytes_that_are_no_utf_8_refuse_their_row(tmp_path: Path) -> None:
         assert rows[1].person_id == "ada"
 
 
+def test_empty_lines_before_the_columns_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("\n \nperson_id;embedding\n\nada;[1]\nbob;\n")
+    rows = read_all(tmp_path / "x.csv")
+    assert [(row.place, row.person_id) for row in rows] == [("x.csv:5", "ada"), ("x.csv:6", "bob")]
+    (tmp_path / "x.csv").write_text("\n\n")
+    with pytest.raises(ImportSourceError, match="it has none"):
+        read_all(tmp_path / "x.csv")
+
+
 def test_a_row_of_a_csv_that_never_ends_is_no_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
