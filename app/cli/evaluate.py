@@ -29,6 +29,7 @@ from app.lab.evaluation.labels import (
     PAIR_COLUMNS,
     EvaluationError,
     LabelNoise,
+    lines_of,
     read_attributes,
     read_faces,
     read_label_noise,
@@ -237,7 +238,7 @@ def _kind(path: Path) -> str:
         raise EvaluationError(f"{path} does not exist; check the path.")
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            columns = set(next(csv.reader(file), []))
+            columns = set(next(csv.reader(lines_of(file, path)), []))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise EvaluationError(f"{path} cannot be read: {reason}.") from error

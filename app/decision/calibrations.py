@@ -32,12 +32,17 @@ from app.store.sql.collections import CalibrationStore
 from app.telemetry.logs import log
 
 CALIBRATION_FILE = "calibration.json"
+MAX_BYTES = 16 << 20  # those of packs have 30 KB
 
 
 def read_calibration(path: Path) -> Calibration:
     """Read a calibration file. Raises PackError."""
     try:
-        return Calibration.model_validate_json(path.read_bytes())
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise _broken(path, f"it has more than {MAX_BYTES:,} bytes")
+        return Calibration.model_validate_json(content)
     except ValidationError as error:
         place, message = findings(error.errors())[0]
         raise _broken(path, f"{place or 'content'}: {message}") from error

@@ -1,6 +1,7 @@
 """Reading a calibration: rates, thresholds, refusals, and what it is bound to."""
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,13 @@ class TestFile:
         path = tmp_path / "calibration.json"
         path.write_text(text)
         with pytest.raises(PackError, match="is not a calibration"):
+            read_calibration(path)
+
+    def test_a_huge_file_is_not_read_whole(self, tmp_path: Path) -> None:
+        path = tmp_path / "calibration.json"
+        path.touch()
+        os.truncate(path, 64 << 20)
+        with pytest.raises(PackError, match="it has more than 16,777,216 bytes"):
             read_calibration(path)
 
     @pytest.mark.parametrize("direction", [[0.0, 0.0], [1e-300, 0.0], [1e308, 1e308], [2.0, 0.0]])

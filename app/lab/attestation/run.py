@@ -205,4 +205,5 @@ def _provenance(data: dict[str, object], wanted: Wanted, method: str, used: _Use
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file. Raises OSError."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

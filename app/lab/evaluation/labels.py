@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ class EvaluationError(LikenessError):
 
 
 PAIR_COLUMNS = ("image_a", "image_b", "same")
+MAX_LINE = 1_000_000
 FACE_COLUMNS = ("image", "x1", "y1", "x2", "y2")
 
 
@@ -69,10 +71,22 @@ def read_faces(path: Path) -> dict[str, FloatArray]:
     return {name: np.array(rows, dtype=np.float32) for name, rows in boxes.items()}
 
 
+def lines_of(file: TextIO, path: Path) -> Iterator[str]:
+    """The lines of a CSV; a file that is no text, such as a sparse one, may never end its first.
+    Raises EvaluationError for a longer one than MAX_LINE."""
+    while line := file.readline(MAX_LINE + 1):
+        if len(line) > MAX_LINE:
+            raise EvaluationError(
+                f"{path} has a line of more than {MAX_LINE:,} characters, so it is not a CSV of "
+                "labels; check the path."
+            )
+        yield line
+
+
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True, restval="")
+            reader = csv.DictReader(lines_of(file, path), strict=True, restval="")
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 raise EvaluationError(

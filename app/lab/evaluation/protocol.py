@@ -6,6 +6,7 @@ never ends an evaluation: its comparisons get the lowest similarity there is, so
 counts as a false non-match."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -21,7 +22,7 @@ from app.decision.domain import SharedDirection
 from app.decision.face_selection import FaceSelection, select_face, selector_of
 from app.decision.pair_lifts import PairLift
 from app.decision.policy import CollectionPolicy
-from app.errors import FaceError, ImageError, UnreadableImage
+from app.errors import FaceError, ImageError, ImageTooLarge, UnreadableImage
 from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import FacePipeline, run_to_completion
 from app.index.comparator import COSINE, Comparator
@@ -35,6 +36,8 @@ from app.locks import new_lock
 from app.types import AnalysedImage, Face, FloatArray, Image
 
 FAILED_SIMILARITY = -1.0
+# The most that LIKENESS_MAX_IMAGE_BYTES may be.
+MAX_PHOTO_BYTES = 1 << 30
 # Crowded photos have hundreds of faces, and none of them may be lost to a limit here.
 MAX_FACES = 10_000
 
@@ -196,9 +199,13 @@ def detect_photos(
 
 
 def read_photo(path: Path) -> bytes:
-    """The bytes of a file. Raises UnreadableImage."""
+    """The bytes of a file. Raises UnreadableImage, and ImageTooLarge for a file that is larger than
+    any setting allows a photo to be."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_PHOTO_BYTES:
+                raise ImageTooLarge(f"The file has more than {MAX_PHOTO_BYTES:,} bytes.")
+            return file.read(MAX_PHOTO_BYTES + 1)
     except OSError as error:
         raise UnreadableImage(f"The file cannot be read: {error.strerror}.") from error
 

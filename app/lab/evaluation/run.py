@@ -10,6 +10,7 @@ import numpy as np
 
 from app.decision.calibration import Calibration
 from app.decision.calibrations import pack_calibration
+from app.errors import ImageError
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.lab.evaluation.figures import (
@@ -40,6 +41,7 @@ from app.lab.evaluation.protocol import (
     detect_photos,
     enrol_photos,
     pair_similarities,
+    read_photo,
 )
 
 
@@ -118,8 +120,8 @@ def photo_reader(folders: Sequence[Path]) -> Callable[[str], bytes | None]:
     def read(name: str) -> bytes | None:
         for folder in folders:
             try:
-                return (folder / name).read_bytes()
-            except OSError:
+                return read_photo(folder / name)
+            except ImageError:
                 continue
         return None
 

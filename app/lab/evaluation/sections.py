@@ -22,7 +22,7 @@ from app.faces.images import ROTATIONS, inverse, turned_image
 from app.faces.orientation import OrientationLimits
 from app.imaging import ImageLimits, decode_image
 from app.inference.pack_spec import ModelPack
-from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, Tick, in_threads
+from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, Tick, in_threads, read_photo
 from app.lab.evaluation.sample import FaceSample
 from app.types import Face
 
@@ -148,8 +148,8 @@ def _try(
 
     def righted(name: str) -> list[bool]:
         try:
-            image = decode_image((source.folder / name).read_bytes(), ImageLimits())
-        except (OSError, ImageError):
+            image = decode_image(read_photo(source.folder / name), ImageLimits())
+        except ImageError:
             return []
         answers = []
         for rotation in ROTATIONS[1:]:

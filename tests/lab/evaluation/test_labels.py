@@ -1,10 +1,22 @@
 """CSV files of labels, and what is said of wrong ones."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from app.lab.evaluation.labels import EvaluationError, read_faces, read_label_noise, read_pairs
+from app.cli.evaluate import _kind
+from app.errors import ImageTooLarge
+from app.lab.evaluation import protocol
+from app.lab.evaluation.labels import (
+    EvaluationError,
+    read_attributes,
+    read_faces,
+    read_label_noise,
+    read_pairs,
+)
+from app.lab.evaluation.protocol import read_photo
+from app.lab.evaluation.run import photo_reader
 
 
 def write(folder: Path, text: str) -> Path:
@@ -53,6 +65,33 @@ def test_wrong_boxes_are_named(tmp_path: Path, numbers: str) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="cannot be read"):
         read_pairs(tmp_path / "none.csv")
+
+
+def sparse(path: Path, beginning: str = "") -> Path:
+    """A file that takes no space; larger ones are no different."""
+    path.write_text(beginning)
+    os.truncate(path, 64 << 20)
+    return path
+
+
+@pytest.mark.parametrize("beginning", ["", "image_a,image_b,same\n"])
+def test_a_huge_file_that_is_no_text_is_not_read_whole(tmp_path: Path, beginning: str) -> None:
+    path = sparse(tmp_path / "huge", beginning)
+    with pytest.raises(EvaluationError, match=r"line of more than 1,000,000 characters"):
+        read_pairs(path)
+    with pytest.raises(EvaluationError, match=r"line of more than 1,000,000 characters"):
+        read_attributes(sparse(tmp_path / "groups", "person,sex\n" * bool(beginning)))
+    if not beginning:
+        with pytest.raises(EvaluationError, match=r"line of more than 1,000,000 characters"):
+            _kind(path)
+
+
+def test_a_huge_file_is_no_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_PHOTO_BYTES", 32 << 20)
+    path = sparse(tmp_path / "huge.jpg")
+    with pytest.raises(ImageTooLarge, match="more than 33,554,432 bytes"):
+        read_photo(path)
+    assert photo_reader([tmp_path])(path.name) is None
 
 
 NOISE = "image,person_a,person_b\n"
