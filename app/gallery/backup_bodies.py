@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    JSON,
+    Column,
     ColumnElement,
     Connection,
-    DateTime,
     Engine,
     Table,
     delete,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import DataError, IntegrityError
 
 from app.errors import BackupDamaged, BackupError
 from app.store.backends import backend_of
@@ -37,6 +39,9 @@ from app.store.sql.tables import MetadataColumn
 from app.store.sql.terms import rebuild_terms
 
 ROWS_AT_ONCE = 500
+# A database that gave out a key near the end of its range could give out none after it.
+HIGHEST_KEY = 2**62
+_ADVICE = "Nothing was changed. Take another copy of it, or another backup."
 # In an order in which each row finds what it refers to. Terms of metadata are not among them, as
 # they are derived from it; nor are answers kept for Idempotency-Keys: they are gone in a day, and a
 # retry after a restore must be done again. Access keys, their use and the audit log stay as they
@@ -120,7 +125,7 @@ def verify(bodies: Iterator[Any]) -> Held:
     """Read a backup through. Raises BackupDamaged."""
     header = _header(bodies)
     counts: Counter[str] = Counter()
-    for table, rows in _rows(bodies, header, counts):
+    for table, rows, _ in _rows(bodies, header, counts):
         counts[table.name] += len(rows)
     return Held(dict(counts))
 
@@ -151,11 +156,10 @@ def load(
             connection.execute(delete(table))
         connection.execute(delete(tables.idempotency))
         connection.execute(update(tables.database).values(id=header["database"]))
-        for table, rows in _rows(bodies, header, counts):
+        for table, rows, corrected in _rows(bodies, header, counts):
             counts[table.name] += len(rows)
-            typed = [_typed(table, row) for row in rows]
-            changed += sum(_make_storable(table, row) for row in typed)
-            connection.execute(insert(table), typed)
+            changed += corrected
+            _insert(connection, table, rows)
         clashes = compose_ids(connection)
         rebuild_terms(connection)
         rebuild_consents(connection)
@@ -166,32 +170,60 @@ def load(
     return Held(dict(counts), changed, clashes)
 
 
+def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    try:
+        connection.execute(insert(table), rows)
+    except (IntegrityError, DataError) as error:
+        raise BackupDamaged(
+            f"The backup's rows of the table '{table.name}' contradict one another, or lack what "
+            f"this version stores. {_ADVICE}"
+        ) from error
+
+
 def _header(bodies: Iterator[Any]) -> Mapping[str, Any]:
     header = next(bodies, None)
     if not isinstance(header, dict) or not {"schema", "database", "last_keys"} <= header.keys():
         raise BackupDamaged("The backup has no header. Nothing was changed.")
+    for name, expected in (("schema", str), ("database", str), ("last_keys", dict)):
+        if not isinstance(header[name], expected):
+            raise BackupDamaged(f"The backup's header has no valid '{name}'. {_ADVICE}")
     if header["schema"] > newest_revision():
         raise BackupError(
             f"The backup was made by a newer version of Likeness (schema {header['schema']}, this "
             f"one has {newest_revision()}). Restore it with that version."
         )
+    for key in header["last_keys"].values():
+        if not isinstance(key, int) or not 0 <= key <= HIGHEST_KEY:
+            raise BackupDamaged(f"The backup's header has no valid 'last_keys'. {_ADVICE}")
     return header
 
 
 def _rows(
     bodies: Iterator[Any], header: Mapping[str, Any], counts: Counter[str]
-) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
-    """The rows by table. Raises BackupDamaged unless the counts at the end are those met."""
-    known = {table.name: table for table in TABLES}
-    for body in bodies:
-        if "end" in body:
-            if {name: n for name, n in body["end"].items() if n} != dict(counts):
-                raise BackupDamaged(
-                    "The backup's counts differ from its rows. Nothing was "
-                    "changed. Take another copy of it."
-                )
-            return
-        yield known[body["table"]], body["rows"]
+) -> Iterator[tuple[Table, list[dict[str, Any]], int]]:
+    """The rows by table, as they can be stored, and how many objects were corrected for that.
+    Raises BackupDamaged for what no backup has, and unless the counts at the end are those met."""
+    for number, body in enumerate(bodies, 1):  # block 0 is the header
+        try:
+            is_end = isinstance(body, dict) and "end" in body
+            block = None if is_end else _read_block(body)
+            end = {name: n for name, n in body["end"].items() if n} if is_end else {}
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise BackupDamaged(
+                f"The backup's block {number} is not one that this version of Likeness writes: "
+                f"{error}. {_ADVICE}"
+            ) from error
+        if block:
+            yield block
+            continue
+        if end != dict(counts):
+            raise BackupDamaged(
+                "The backup's counts differ from its rows. Nothing was "
+                "changed. Take another copy of it."
+            )
+        for _ in bodies:
+            raise BackupDamaged(f"The backup continues after its end. {_ADVICE}")
+        return
     raise BackupDamaged(
         f"The backup of {header['database']} was cut short: its end is missing. Nothing was "
         "changed. Take another copy of it."
@@ -207,13 +239,40 @@ def _occupied(connection: Connection) -> bool:
     )
 
 
-def _typed(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: datetime.fromisoformat(value)
-        if isinstance(table.c[name].type, DateTime) and value is not None
-        else value
-        for name, value in row.items()
-    }
+def _read_block(body: Any) -> tuple[Table, list[dict[str, Any]], int]:
+    """The table, its rows and how many objects were corrected. Raises AttributeError, LookupError,
+    TypeError or ValueError if they are not of this version."""
+    if not isinstance(body, dict) or not {"table", "rows"} <= body.keys():
+        raise ValueError("it holds no rows of a table")
+    table = next((one for one in TABLES if one.name == body["table"]), None)
+    if table is None:
+        raise LookupError(f"there is no table {body['table']!r}")
+    kinds = {column.name: _kind(column) for column in table.columns}
+    rows = [_typed(table, kinds, row) for row in body["rows"]]
+    if not rows or any(row.keys() != rows[0].keys() for row in rows):
+        raise ValueError(f"its rows of '{table.name}' are missing, or differ in their columns")
+    return table, rows, sum(_make_storable(table, row) for row in rows)
+
+
+def _kind(column: Column[Any]) -> type:
+    """Of the column's values; `object` for JSON."""
+    return object if isinstance(column.type, JSON | MetadataColumn) else column.type.python_type
+
+
+def _typed(table: Table, kinds: Mapping[str, type], row: Mapping[str, Any]) -> dict[str, Any]:
+    typed = {}
+    for name, value in row.items():
+        if name not in kinds:
+            raise LookupError(f"'{table.name}' has no column {name!r}")
+        kind, found = kinds[name], value
+        if kind is datetime and value is not None:
+            found = datetime.fromisoformat(value)
+        if found is not None and not isinstance(found, kind):
+            raise TypeError(f"a value of {table.name}.{name} is not of its type")
+        if kind is int and isinstance(found, int) and abs(found) > HIGHEST_KEY:
+            raise ValueError(f"{found} in {table.name}.{name} is too large")
+        typed[name] = found
+    return typed
 
 
 def _make_storable(table: Table, row: dict[str, Any]) -> int:

@@ -131,7 +131,14 @@ def read_blocks(source: BinaryIO) -> Iterator[Any]:
                 f"The backup is damaged or was cut short: its block {number} is not what was "
                 "written. Nothing was changed. Take another backup, or another copy of this one."
             )
-        yield msgpack.unpackb(packed)
+        try:
+            body = msgpack.unpackb(packed)
+        except (TypeError, ValueError) as error:  # somebody else made it, with the right checks
+            raise BackupDamaged(
+                f"The backup's block {number} is not MessagePack that can be read. Nothing was "
+                "changed. Take another backup, or another copy of this one."
+            ) from error
+        yield body
         number += 1
 
 

@@ -1,9 +1,11 @@
 """Out of one database and into another: of the same kind or not, whole or not at all."""
 
+import hashlib
 import io
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -238,3 +240,80 @@ class TestDamage:
         with pytest.raises(BackupError, match="key"):
             verify(read_blocks(opened(third, io.BytesIO(whole))))
         assert as_file([b"a", b"bc"]).read() == b"abc"
+
+
+def rows_of(bodies: list[Any], table: str) -> list[dict[str, Any]]:
+    (found,) = (body["rows"] for body in bodies if body.get("table") == table)
+    return cast(list[dict[str, Any]], found)
+
+
+Spoil = Callable[[list[Any]], object]
+
+
+class TestMadeBySomebodyElse:
+    """Its checks are right, as they have no key; what it holds is not what a backup holds."""
+
+    @pytest.fixture
+    def bodies(self, database: Path, directions: Draw) -> list[Any]:
+        engine = ready(f"sqlite:///{database}")
+        fill(gallery_of(engine), directions(10))
+        return list(read_blocks(io.BytesIO(bytes_of(engine))))
+
+    @pytest.mark.parametrize(
+        ("spoil", "words"),
+        [
+            (lambda b: b.insert(1, 5), "block 1 is not one"),
+            (lambda b: b.insert(1, {}), "no rows of a table"),
+            (lambda b: b.insert(1, {"table": ["x"], "rows": []}), "no table"),
+            (lambda b: b.insert(1, {"table": "access_keys", "rows": []}), "no table 'access_keys'"),
+            (lambda b: b.insert(1, {"table": "persons", "rows": []}), "'persons' are missing"),
+            (lambda b: b.insert(1, {"table": "persons", "rows": 7}), "block 1"),
+            (lambda b: b.insert(1, {"table": "persons", "rows": [7]}), "block 1"),
+            (lambda b: b.append({"end": {}}), "continues after its end"),
+            (lambda b: b[-1].update(end=3), "block 6"),
+            (lambda b: b[0].update(schema=13), "'schema'"),
+            (lambda b: b[0].update(database=None), "'database'"),
+            (lambda b: b[0].update(last_keys=None), "'last_keys'"),
+            (lambda b: b[0].update(last_keys={"persons": "x"}), "'last_keys'"),
+            (lambda b: b[0].update(last_keys={"persons": 2**63 - 1}), "'last_keys'"),
+            (lambda b: rows_of(b, "persons")[0].update(id=2**63 - 1), "too large"),
+            (lambda b: rows_of(b, "persons")[0].update(id="1"), r"persons\.id"),
+            (lambda b: rows_of(b, "persons")[0].update(surprise=1), "no column 'surprise'"),
+            (lambda b: rows_of(b, "persons")[0].pop("person_id"), "differ in their columns"),
+            (lambda b: [r.pop("metadata") for r in rows_of(b, "persons")], "metadata"),
+            (lambda b: rows_of(b, "persons")[0].update(created_at="never"), "never"),
+            (lambda b: rows_of(b, "templates")[0].update(embedding="text"), "embedding"),
+        ],
+    )
+    def test_is_refused_in_a_sentence(
+        self, tmp_path: Path, bodies: list[Any], spoil: Spoil, words: str
+    ) -> None:
+        spoil(bodies)
+        data = b"".join(write_blocks(bodies))
+        with pytest.raises(BackupDamaged, match=words):
+            verify(read_blocks(io.BytesIO(data)))
+        target = ready(f"sqlite:///{tmp_path / 'other' / 'likeness.db'}")
+        with pytest.raises(BackupDamaged, match=words):
+            restored(target, data)
+        assert tables(target)["collections"] == []
+
+    def test_rows_that_contradict_one_another(self, target_url: str, bodies: list[Any]) -> None:
+        people = rows_of(bodies, "persons")
+        people.append({**people[0], "id": 99})
+        bodies[-1]["end"]["persons"] += 1
+        target = ready(target_url)
+        with pytest.raises(BackupDamaged, match="'persons' contradict"):
+            restored(target, b"".join(write_blocks(bodies)))
+        assert tables(target)["collections"] == []
+
+    @pytest.mark.parametrize("packed", [b"\xc1", b"\x91" * 100_000 + b"\xc0", b"\x81\x90\x01"])
+    def test_what_is_not_messagepack(self, bodies: list[Any], packed: bytes) -> None:
+        start, header, *_ = write_blocks(bodies)
+        check = hashlib.sha256(header[4:36] + packed).digest()
+        data = start + header + len(packed).to_bytes(4, "big") + check + packed
+        with pytest.raises(BackupDamaged, match="block 1 is not MessagePack"):
+            verify(read_blocks(io.BytesIO(data)))
+
+    def test_bytes_after_the_end(self, bodies: list[Any]) -> None:
+        with pytest.raises(BackupDamaged):
+            verify(read_blocks(io.BytesIO(b"".join(write_blocks(bodies)) + b"more")))
