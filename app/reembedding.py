@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from app.decision.calibrations import pack_calibration
 from app.decision.policy import CollectionPolicy
 from app.decision.thresholds import ONE_COMPARISON
-from app.errors import NotReembedded, PackError
+from app.errors import DamagedData, NotReembedded, PackError
 from app.faces.embed import Recogniser
 from app.imaging import decode_crop
 from app.index.comparator import COSINE, Comparator
@@ -23,11 +23,12 @@ from app.index.port import PRECISION, Templates
 from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device
-from app.store.records import AlternateEmbeddingState, CollectionRecord
+from app.store.records import AlternateEmbeddingState, CollectionRecord, KeptCrop
 from app.store.store import Store
-from app.types import FloatArray
+from app.types import FloatArray, Image
 
 FACES_AT_ONCE = 64
+SHOWN = 10  # damaged faces that an error names
 # 12.5 million comparisons in each space: seconds.
 SAMPLE = 5_000
 
@@ -68,29 +69,39 @@ class Reembedding:
     def build(self, device: Device, progress: Callable[[int, int], None]) -> None:
         """Embed every kept crop that the new space lacks; continues a run that was interrupted.
 
-        Raises NotReembedded where faces were enrolled without keeping their crops, PackError or
-        DeviceError.
+        Raises NotReembedded where faces were enrolled without keeping their crops, DamagedData
+        after all others are embedded if kept crops are damaged, PackError or DeviceError.
         """
         spec = self._target.recogniser
         recogniser = Recogniser(OnnxModel(self._target.recogniser_path, device), spec)
         after, state = 0, self._require_crops()
         progress(state.ready, state.templates)
-        done = state.ready
+        done, damaged = state.ready, list[str]()
         while True:
             kept = self._embeddings.crops_to_reembed(self._name, self._space, after, FACES_AT_ONCE)
             if not kept:
                 break
-            crops = [decode_crop(one.crop) for one in kept]
-            if any(crop.shape != (spec.input_size, spec.input_size, 3) for crop in crops):
+            decoded = {one.template_key: _decoded(one) for one in kept}
+            damaged += [one.face_id for one in kept if decoded[one.template_key] is None]
+            crops = {key: crop for key, crop in decoded.items() if crop is not None}
+            after, done = kept[-1].template_key, done + len(crops)
+            if not crops:
+                continue
+            if any(crop.shape != (spec.input_size, spec.input_size, 3) for crop in crops.values()):
                 raise PackError(
                     f"{self._target.name} takes faces of {spec.input_size} pixels; those that were "
                     "kept have another size. Enroll into a new collection instead."
                 )
-            vectors, _ = recogniser.embed(np.stack(crops))
-            made = {one.template_key: vector for one, vector in zip(kept, vectors, strict=True)}
+            vectors, _ = recogniser.embed(np.stack(list(crops.values())))
+            made = dict(zip(crops, vectors, strict=True))
             self._embeddings.put(self._name, self._space, made)
-            after, done = kept[-1].template_key, done + len(kept)
             progress(done, state.templates)
+        if damaged:
+            raise DamagedData(
+                f"{len(damaged)} kept faces of '{self._name}' are damaged and cannot be embedded "
+                f"again: {', '.join(damaged[:SHOWN])}. All others were. Restore a backup, or "
+                "delete these faces, then migrate again."
+            )
         self._require_crops()
 
     def _require_crops(self) -> AlternateEmbeddingState:
@@ -138,6 +149,16 @@ class Reembedding:
     def cut_over(self) -> CollectionRecord:
         """Swap the spaces in one transaction. Raises NotReembedded unless everything is built."""
         return self._embeddings.cut_over(self._name, self._space, self._target.recogniser.dimension)
+
+
+def _decoded(kept: KeptCrop) -> Image | None:
+    """None if it is damaged."""
+    if kept.crop is None:
+        return None
+    try:
+        return decode_crop(kept.crop)
+    except DamagedData:
+        return None
 
 
 def _threshold(pack: ModelPack) -> float:

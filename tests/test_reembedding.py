@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 from app.decision.face_selection import FaceSelection
 from app.decision.policy import CollectionPolicy
 from app.encryption.keys import new_key_line
-from app.errors import EmbeddingSpaceMismatch, NotReembedded
+from app.errors import DamagedData, EmbeddingSpaceMismatch, NotReembedded
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.lab.packing.composed import ACCURATE, compose
@@ -212,6 +212,27 @@ def test_faces_without_crops_are_counted(
     with pytest.raises(NotReembedded, match="nothing was changed"):
         work.cut_over()
     assert services.gallery.store.collections.get("default").embedding_space == pack.embedding_space
+
+
+def test_a_damaged_crop_keeps_no_other_from_being_embedded(
+    place: Place, pack: ModelPack, other_pack: ModelPack, enroll: Enroll
+) -> None:
+    services = place.serve(pack)
+    enroll(services)
+    store = services.gallery.store
+    (face,) = store.templates.page("default", "biden", None, 9).items
+    damage = text("UPDATE crops SET crop = :nothing WHERE template = :key")
+    engine = place.engine()
+    with engine.begin() as connection:
+        connection.execute(damage, {"nothing": b"damaged", "key": face.template_key})
+    engine.dispose()
+    work = Reembedding(store, "default", other_pack)
+    with pytest.raises(DamagedData, match=rf"1 kept faces .* {face.face_id}\. All others were"):
+        work.build(Device.CPU, silent)
+    assert store.alternate_embeddings.state("default", other_pack.embedding_space).ready == 2
+    services.gallery.delete_face("default", face.face_id)
+    work.build(Device.CPU, silent)
+    work.cut_over()
 
 
 def test_what_comes_after_the_building_holds_up_the_cut_over(

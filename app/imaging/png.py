@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from app.errors import DamagedData
 from app.types import Image
 
 _Bytes = bytes | memoryview
@@ -110,7 +111,8 @@ def encode_crop(crop: Image) -> bytes:
 
 
 def decode_crop(data: bytes) -> Image:
-    """The aligned face of such a file, BGR."""
-    crop = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert crop is not None, "encode_crop wrote it"
+    """The aligned face of such a file, BGR. Raises DamagedData."""
+    crop = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if crop is None:
+        raise DamagedData("A kept face is no PNG file. Restore it from a backup, or delete it.")
     return np.asarray(crop, np.uint8)

@@ -227,10 +227,11 @@ class KeptAnswer:
 
 @dataclass(frozen=True, slots=True)
 class KeptCrop:
-    """The aligned face of a template, as PNG."""
+    """The aligned face of a template, as PNG; None if it is damaged."""
 
     template_key: int
-    crop: bytes
+    face_id: str
+    crop: bytes | None
 
 
 @dataclass(frozen=True, slots=True)

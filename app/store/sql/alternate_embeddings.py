@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from sqlalchemy import (
@@ -19,7 +20,7 @@ from sqlalchemy import (
 )
 
 from app.encryption.embeddings import face_context
-from app.errors import EncryptionKeyMissing, NotReembedded
+from app.errors import DamagedData, EncryptionKeyMissing, NotReembedded
 from app.index.port import Templates
 from app.store.database import Database
 from app.store.records import (
@@ -62,7 +63,7 @@ class AlternateEmbeddingStore:
     ) -> list[KeptCrop]:
         """Crops by rising template key, from `after` on, that lack an embedding of that space.
 
-        Raises EncryptionKeyMissing or DamagedData.
+        Raises EncryptionKeyMissing.
         """
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
@@ -75,14 +76,22 @@ class AlternateEmbeddingStore:
                 .order_by(templates.c.id)
                 .limit(limit)
             )  # fmt: skip
-            kept = []
-            for row in connection.execute(query).all():
-                crop = row.crop
-                if row.sealed:
-                    key = self._database.codec.known_key(connection, collection, row.person)
-                    crop = self._database.codec.opened_crop(key, row.face_id, crop)
-                kept.append(KeptCrop(row.id, crop))
-            return kept
+            return [
+                KeptCrop(row.id, row.face_id, self._opened(connection, collection, row))
+                for row in connection.execute(query).all()
+            ]
+
+    def _opened(
+        self, connection: Connection, collection: CollectionRecord, row: Any
+    ) -> bytes | None:
+        if not row.sealed:
+            return bytes(row.crop)
+        codec = self._database.codec
+        try:
+            key = codec.known_key(connection, collection, row.person)
+            return codec.opened_crop(key, row.face_id, row.crop)
+        except DamagedData:  # one damaged face keeps no other from being embedded
+            return None
 
     def put(self, name: str, embedding_space: str, embeddings: Mapping[int, FloatArray]) -> None:
         """Store embeddings (d,) of another space by template key; of those deleted meanwhile
