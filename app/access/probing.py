@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from app.access.keys import AccessKey
 from app.processes.shared_records import SharedRecords
 
+# Names whose misses are in memory; beyond it the one without a miss for longest is forgotten.
+MOST_NAMES = 10_000
+
 
 @dataclass(slots=True)
 class _Misses:
@@ -55,7 +58,10 @@ class ProbingMonitor:
             self._count_with_others(self._records, key.name, misses, now)
 
     def _count_here(self, name: str, misses: int, now: float) -> None:
-        found = self._by_name.setdefault(name, _Misses())
+        found = self._by_name.pop(name) if name in self._by_name else _Misses()
+        self._by_name[name] = found
+        if len(self._by_name) > MOST_NAMES:
+            del self._by_name[next(iter(self._by_name))]
         self._add(found, int(now), misses)
         due = found.reported_at is None or now - found.reported_at >= self._window_s
         if found.total >= self._limit and due:

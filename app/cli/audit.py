@@ -18,7 +18,8 @@ from app.errors import PersonNotFound
 from app.settings import MOST
 from app.store.audit_verification import AuditVerification, exported, read_export, verify_audit
 from app.store.schema import opened_database
-from app.store.sql.audit_log import HASH_BYTES, AuditEntry, AuditFilter
+from app.store.sql.audit_chain import HASH_BYTES
+from app.store.sql.audit_log import AuditEntry, AuditFilter
 from app.store.sql.tables import persons
 from app.store.store import Store
 

@@ -25,7 +25,7 @@ from app.telemetry.logs import log
 # them; neither is a possible name of a job.
 SPOOL, ERASING = "deleted", "erasing"
 # A deletion is noted before it is committed. If it is not committed in this time, the note lapses.
-LAPSES_AFTER = timedelta(minutes=1)
+LAPSES_AFTER = timedelta(minutes=10)
 # Members of a line of a report that name a person; the group is the JSON text of the value. A line
 # from which one person was erased has no space after the colon.
 NAMES = re.compile(rb'"(?:person_id|conflict_with)": ?("(?:[^"\\]|\\.)*")')

@@ -6,14 +6,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.store.sql.audit_log import (
-    HASH_BYTES,
-    AuditEntry,
-    AuditHead,
-    digest_after,
-    signature_of,
-    signer_of,
-)
+from app.store.sql.audit_chain import HASH_BYTES, digest_after, signature_of, signer_of
+from app.store.sql.audit_log import AuditEntry, AuditHead
 
 _OF_ENTRY = {"sequence", "content", "digest"}
 _OF_END = {"end", "digest", "signature", "signer"}

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.access import probing
 from app.access.keys import AccessKey, Scope
 from app.access.probing import ProbingMonitor
 from app.processes.shared_records import SharedRecords, shared_file
@@ -32,6 +33,17 @@ def test_once_a_window_for_as_long_as_it_lasts(
         monitor.count(key(clock), 1)
         clock.later(1)
     assert reports == [("entrance", 10), ("entrance", 60), ("entrance", 60)]
+
+
+def test_names_without_a_miss_for_longest_are_forgotten(
+    monitor: ProbingMonitor, clock: Clock, reports: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(probing, "MOST_NAMES", 2)
+    for name in ("a", "b", "a", "c", "a", "b"):  # "b" is forgotten once
+        monitor.count(key(clock, name), 5)
+    assert reports == [("a", 10)]
+    assert len(monitor._by_name) == 2
 
 
 def test_misses_that_are_long_ago_do_not_count(

@@ -6,7 +6,9 @@ import httpx
 import pytest
 
 from app.decision.calibrations import Calibrations
+from app.decision.policy import policy_of
 from app.services import Services
+from app.store.records import CollectionRecord
 from tests.api.test_decisions import code_of
 
 
@@ -70,6 +72,27 @@ def test_a_score_without_a_calibration_is_refused(
     assert code_of(new) == "not_calibrated"
     assert set_score(client, collection, score="best").status_code == 200
     assert set_score(client, collection, score="fused", threshold=0.5).status_code == 200
+
+
+def test_a_policy_is_checked_as_it_is_when_it_is_stored(
+    client: httpx.Client, collection: str, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped, store = services.calibrations.pack, services.gallery.store.collections
+    assert shipped is not None
+    old = shipped.model_copy(update={"score_exponents": None})
+    monkeypatch.setattr(services.calibrations, "pack", old)
+    set_score(client, collection, threshold=0.5).raise_for_status()
+    read = store.get
+
+    def read_before_a_change(name: str) -> CollectionRecord:
+        record = read(name)
+        store.update(name, None, {})
+        return record
+
+    monkeypatch.setattr(store, "get", read_before_a_change)
+    set_score(client, collection, score="fused")
+    record = read(collection)
+    services.calibrations.check_score(policy_of(record), record)
 
 
 def test_a_pack_that_knows_less_falls_back_to_the_best_face(

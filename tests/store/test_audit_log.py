@@ -163,7 +163,7 @@ def last(store: Store) -> int:
 
 def forge(connection: Any, sequence: int) -> None:
     """Change an entry and everything after it, as somebody without the key would."""
-    from app.store.sql.audit_log import digest_after
+    from app.store.sql.audit_chain import digest_after
 
     rows = connection.execute(audit_entries.select().order_by(audit_entries.c.sequence)).all()
     digest = bytes(32)
@@ -317,6 +317,14 @@ def test_a_search_names_who_was_found_and_not_who_has_the_id_now(store: Store) -
     searches = [(stored.face.face_id, {"status": "identified"}), (None, {"status": "unknown"})]
     store.audit.record_searches(record, "face.identified", searches)
     assert [one.members["person"] for one in store.audit.latest(2)] == [bob.key, None]
+
+
+def test_a_log_without_its_end_is_named_by_every_write(store: Store, engine: Engine) -> None:
+    store.audit.record("log.begun")
+    with engine.begin() as connection:
+        connection.execute(delete(audit_head))
+    with pytest.raises(DamagedData, match="likeness audit verify"):
+        store.collections.create("default", SPACE, DIMENSION, {})
 
 
 def test_a_page_of_long_entries_ends_early(store: Store) -> None:

@@ -124,6 +124,19 @@ def test_the_same_photo_is_not_kept_twice(place: Gallery, directions: Draw) -> N
     assert merged.templates == (1 if place.store.encryption.state().encrypted == 0 else 2)
 
 
+def test_a_merge_takes_over_the_day_of_activity_where_it_counts(place: Gallery) -> None:
+    store = place.store
+    place.create_collection("aging", {}, {"retention_days": 30})
+    for collection in ("default", "aging"):
+        for person in ("ada", "bob"):
+            store.persons.create(collection, person, {})
+        store.corrections.merge_persons(collection, "ada", "bob")
+    bob = store.persons.get("aging", "bob")
+    midnight = bob.created_at.replace(hour=0, minute=0, second=0, microsecond=0)
+    assert bob.active_at == midnight
+    assert store.persons.get("default", "bob").active_at is None
+
+
 def test_a_move_to_who_has_the_photo_answers_with_their_face(
     place: Gallery, directions: Draw
 ) -> None:

@@ -1,6 +1,7 @@
 """Rows of earlier versions that would not be stored today break nothing, are found and changed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from app.store.metadata import problem_of
 from app.store.records import InvalidRow
 from app.store.schema import migrate
 from app.store.store import Store
-from tests.gallery.conftest import open_engine, open_store, template
+from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_store, template
 from tests.store.test_store import Draw
 from tests.writing import store_person
 
@@ -155,6 +156,9 @@ def test_the_doctor_finds_and_changes_it(
     changed_since = next(one for one in invalid if one.name == "nul")
     store.persons.update("default", "nul", {"note": "new"})
     assert not store.integrity.store_corrected(changed_since, kept.append)
+    store.collections.create("gone", SPACE, DIMENSION, {})
+    store.collections.delete("gone")
+    assert not store.integrity.store_corrected(replace(invalid[-1], collection="gone"), kept.append)
     store.persons.delete("default", "deeper")
     assert [store.integrity.store_corrected(one, kept.append) for one in invalid].count(True) == (
         len(invalid) - 3  # the person "nul", "deeper" and her face

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import event, make_url, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from app.encryption.keys import new_key_line, parse_keys
@@ -312,6 +312,18 @@ def test_two_imports_of_the_same_face_ids_at_the_same_time(
     assert first == face_ids
     assert None not in second
     assert not {*second} & {*face_ids}
+
+
+def test_reading_the_whole_audit_log_may_pause(own_store: Store) -> None:
+    executed: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        executed.append(statement)
+
+    event.listen(own_store.database.engine, "before_cursor_execute", note)
+    assert list(own_store.audit.everything())
+    event.remove(own_store.database.engine, "before_cursor_execute", note)
+    assert {*postgresql.PATIENCE} <= {*executed}
 
 
 def waiting_for_locks(store: Store) -> int:

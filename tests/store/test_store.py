@@ -97,6 +97,22 @@ def test_what_was_written_is_read(store: Store, directions: Draw) -> None:
         store.collections.get("staff")
 
 
+def test_pages_of_some_collections(store: Store) -> None:
+    made = {name: store.collections.create(name, SPACE, DIMENSION, {}) for name in "abcd"}
+    some = {"d", "a", "c", "absent"}
+    first = store.collections.page(None, 2, some)
+    assert (first.items, first.more) == ([made["a"], made["c"]], True)
+    rest = store.collections.page("c", 2, some)
+    assert (rest.items, rest.more) == ([made["d"]], False)
+    assert store.collections.page(None, 2, frozenset()).items == []
+
+
+def test_a_prefix_that_cannot_be_stored(store: Store) -> None:
+    assert store.persons.page("default", None, 10, prefix="\0").items == []
+    with pytest.raises(CollectionNotFound):
+        store.persons.page("absent", None, 10, prefix="\0")
+
+
 def test_enrolment_is_all_or_nothing(store: Store, directions: Draw) -> None:
     good, bad = (template(vector, "a") for vector in directions(2))
     object.__setattr__(bad, "content_digest", None)  # the database refuses NULL

@@ -1,6 +1,5 @@
 """`/v1/collections`: galleries with their policies."""
 
-from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Self
@@ -30,7 +29,6 @@ from app.api.routers import GalleryRouter
 from app.decision.policy import CollectionPolicy, policy_of
 from app.errors import (
     CollectionExists,
-    CollectionNotFound,
     CollectionProtected,
     ConsentMissing,
     Forbidden,
@@ -141,19 +139,6 @@ def _stored(policy: CollectionPolicy) -> dict[str, Any]:
     return policy.model_dump(mode="json", exclude_unset=True)
 
 
-def _visible(
-    gallery: Gallery, only: frozenset[str] | None, after: str | None, limit: int
-) -> Page[CollectionRecord]:
-    """A page of the collections that the access key is for."""
-    if only is None:
-        return gallery.store.collections.page(after, limit)
-    items = []
-    for name in sorted(one for one in only if after is None or one > after):
-        with suppress(CollectionNotFound):
-            items.append(gallery.store.collections.get(name))
-    return Page(items[:limit], len(items) > limit)
-
-
 @router.get("", responses=problems((InvalidCursor,)))
 @needs(Scope.MANAGE)
 async def list_collections(
@@ -163,7 +148,7 @@ async def list_collections(
     after = cursor_to_key(cursor)
 
     def work() -> tuple[Page[CollectionRecord], list[CollectionInfo]]:
-        found = _visible(context.gallery, context.access.collections, after, limit)
+        found = context.store.collections.page(after, limit, context.access.collections)
         page = within_bytes(found, lambda record: record.metadata)
         return page, [CollectionInfo.of(context.gallery, record) for record in page.items]
 
@@ -209,14 +194,16 @@ async def update_collection(
     """Replace a collection's metadata, change members of its policy, or both."""
     patch = body.policy
 
+    def merged(known: CollectionRecord) -> JsonObject:
+        assert patch is not None
+        changed = patch.merged(known.policy)
+        checked = CollectionPolicy.model_validate(changed)
+        context.services.calibrations.check_score(checked, known)
+        return changed
+
     def update() -> CollectionAnswer:
-        if patch is not None:
-            known = context.store.collections.get(collection)
-            changed = CollectionPolicy.model_validate(patch.merged(known.policy))
-            context.services.calibrations.check_score(changed, known)
-        merged = None if patch is None else patch.merged
-        record = context.store.collections.update(collection, body.metadata, merged)
-        return _answer(context, record)
+        policy = None if patch is None else merged
+        return _answer(context, context.store.collections.update(collection, body.metadata, policy))
 
     return await context.write(update)
 

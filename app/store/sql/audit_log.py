@@ -6,8 +6,6 @@ is restored. Deleting a person deletes the row that connects the number with an 
 and the chain, stay as they are.
 """
 
-import hashlib
-import hmac
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,9 @@ from sqlalchemy import Connection, Select, bindparam, func, insert, select, upda
 
 from app.errors import DamagedData
 from app.store.actor import actor
+from app.store.backends import backend_of
 from app.store.records import CollectionRecord
+from app.store.sql.audit_chain import HASH_BYTES, digest_after, signature_of, signer_of
 from app.store.sql.lookups import fetch_page
 from app.store.sql.statements import Statement
 from app.store.sql.tables import audit_entries, audit_head, templates
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from app.store.database import Database
 
 NOTES = "likeness.audit"
-HASH_BYTES = 32
 Search = tuple[str | None, JsonObject]  # of one face: the face id that was found, and details
 PAGE = 5000
 PAGE_BYTES = 512 * 1024  # of a page for a client: 1,000 ordinary entries have 300 kB
@@ -184,7 +183,13 @@ class AuditWriter:
         if not notes:
             return
         rows = [_row(one, now) for one in notes]
-        (head,) = _LOCK_HEAD.rows(connection, {})
+        head = _LOCK_HEAD.first(connection, {})
+        if head is None:
+            raise DamagedData(
+                "The end of the audit log is missing (the row of the table audit_head), so nothing "
+                "can be changed. `likeness audit verify` checks the log; restore the database from "
+                "a copy of its files."
+            )
         sequence, digest = head.sequence, head.digest
         for row in rows:
             sequence += 1
@@ -220,24 +225,6 @@ def _written(moment: datetime) -> str:
     """A time as the content has it. SQLite gives times without their zone, which is UTC."""
     known = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return known.astimezone(UTC).isoformat(timespec="milliseconds")
-
-
-def digest_after(before: bytes, sequence: int, content: str) -> bytes:
-    """The digest of an entry: of the one before it, its number and its content."""
-    found = hashlib.blake2b(before, digest_size=HASH_BYTES, person=b"likeness-audit")
-    found.update(sequence.to_bytes(8, "big"))
-    found.update(content.encode())
-    return found.digest()
-
-
-def signature_of(key: bytes, sequence: int, digest: bytes) -> bytes:
-    """The signature of the end of a chain (HMAC-SHA-256)."""
-    return hmac.digest(key, b"likeness audit head" + sequence.to_bytes(8, "big") + digest, "sha256")
-
-
-def signer_of(key: bytes) -> str:
-    """Identifies a key without revealing it; may be stored."""
-    return hashlib.blake2b(b"likeness audit key", key=key, digest_size=8).hexdigest()
 
 
 class AuditStore:
@@ -304,8 +291,10 @@ class AuditStore:
         return found[-limit:], len(found) > limit
 
     def everything(self) -> Iterator[AuditEntry | AuditHead]:
-        """All entries as they are at one moment, then the end of the chain."""
+        """All entries as they are at one moment, then the end of the chain. The caller may take
+        its time between two of them, as a slow pipe does."""
         with self._database.reading() as connection:
+            backend_of(connection.engine).be_patient(connection)
             head = head_of(connection)
             after = BEFORE_ALL
             while found := entries_after(connection, after, PAGE):

@@ -1,7 +1,7 @@
 """Collections, which of them have changed, and their calibrations: those made, and the one in
 use."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -109,11 +109,15 @@ class CollectionStore:
                 count_rows(connection, templates, templates.c.collection == collection.key),
             )
 
-    def page(self, after: str | None, limit: int) -> Page[CollectionRecord]:
-        """Collections by name, those after `after`."""
+    def page(
+        self, after: str | None, limit: int, only: Collection[str] | None = None
+    ) -> Page[CollectionRecord]:
+        """Collections by name, those after `after`; of those names only, if they are given."""
         query = collection_query().where(is_live()).order_by(collections.c.name)
         if after is not None:
             query = query.where(collections.c.name > after)
+        if only is not None:
+            query = query.where(collections.c.name.in_(only))
         with self._database.reading() as connection:
             return to_page(fetch_page(connection, query, limit, "metadata"), collection_record)
 
@@ -121,17 +125,18 @@ class CollectionStore:
         self,
         name: str,
         metadata: JsonObject | None,
-        policy: JsonObject | Callable[[JsonObject], JsonObject] | None,
+        policy: JsonObject | Callable[[CollectionRecord], JsonObject] | None,
     ) -> CollectionRecord:
         """Replace a collection's metadata, its policy, or both; None leaves one as it is. A
-        function is given the policy as it is, and returns the new one. A policy without
+        function is given the collection as it is, which nobody else can change meanwhile, and
+        returns the new policy. A policy without
         `keep_crops` deletes the kept crops. Raises ConsentMissing if
         the policy requires consents that persons do not have."""
         if metadata is not None:
             check_metadata(metadata)
         with self._database.writing() as connection:
             before = lock_collection(connection, name)
-            new = policy(before.policy) if callable(policy) else policy
+            new = policy(before) if callable(policy) else policy
             given = {"metadata": metadata, "policy": new}
             values = {column: dict(value) for column, value in given.items() if value is not None}
             if not values:

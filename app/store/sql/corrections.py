@@ -83,7 +83,7 @@ class Corrections:
             keys = list(connection.execute(mine).scalars())
             same = self._move(connection, collection, keys, (old.key, new.key))
             move_pairs(connection, old, new)
-            take_over_activity(connection, old.key, new.key)
+            take_over_activity(connection, collection, old.key, new.key)
             connection.execute(delete(persons).where(persons.c.id == old.key))
             moved = {"templates": len(keys) - len(same), "duplicates": len(same)}
             note(connection, "person.merged", name, old.key, into=new.key, **moved)

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Select, String, column, select, table, update
 
+from app.errors import CollectionNotFound
 from app.store.database import Database
 from app.store.identifiers import composed
 from app.store.metadata import CorrectedMetadata, problem_of
@@ -73,7 +74,10 @@ class IntegrityStore:
         column = _COLUMNS[row.kind]
         mine = column.table.c.id == row.key
         with self._database.writing() as connection:
-            collection = lock_collection(connection, row.collection)
+            try:
+                collection = lock_collection(connection, row.collection)
+            except CollectionNotFound:
+                return False
             content = connection.execute(select(column).where(mine)).scalar_one_or_none()
             if not isinstance(content, CorrectedMetadata) or content.original != row.original:
                 return False

@@ -73,11 +73,11 @@ class PersonStore:
     ) -> Page[PersonRecord]:
         """Persons sorted by id: those after `after` whose id begins with `prefix` (case-sensitive)
         and whose metadata has every given member. Raises InvalidRequest."""
-        if prefix and not spellings(prefix):
-            return Page([], more=False)
         check_filter(metadata or {})
         with self._database.reading() as connection:
             key = get_collection(connection, name).key
+            if prefix and not spellings(prefix):
+                return Page([], more=False)
             query = person_query().where(
                 persons.c.collection == key, *term_conditions(key, metadata or {})
             )

@@ -130,13 +130,19 @@ def note_activity(
     connection.execute(mine.values(active_at=day))
 
 
-def take_over_activity(connection: Connection, old: int, new: int) -> None:
-    """Let a person, by key, have been active when another was, if that is later."""
+def take_over_activity(
+    connection: Connection, collection: CollectionRecord, old: int, new: int
+) -> None:
+    """Let a person, by key, have been active on the day when another was, if that is later and the
+    collection's policy deletes by age."""
+    if collection.policy.get("retention_days") is None:
+        return
     query = select(persons.c.created_at, persons.c.active_at).where(persons.c.id == old)
     last = max(aware(one) for one in connection.execute(query).one() if one is not None)
-    earlier = persons.c.active_at.is_(None) | (persons.c.active_at < last)
+    day = last.replace(hour=0, minute=0, second=0, microsecond=0)
+    earlier = persons.c.active_at.is_(None) | (persons.c.active_at < day)
     mine = update(persons).where(persons.c.id == new, earlier)
-    connection.execute(mine.values(active_at=last))
+    connection.execute(mine.values(active_at=day))
 
 
 def _expired(collection: int, rule: Expiry) -> Select[Any]:
