@@ -4,8 +4,8 @@ import that was interrupted and run again gives the same gallery as a single run
 """
 
 import json
+import logging
 import time
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ from typing import Any
 from app.decision.pairs import all_declared
 from app.decision.policy import policy_of
 from app.errors import ConsentMissing, InvalidRequest, LikenessError, PersonExists, PersonNotFound
+from app.importing import in_flight
 from app.importing.checks import CONFLICT, ConflictChecker, ConsentChecker, Prepared, resembles
+from app.importing.in_flight import RowsInFlight
 from app.importing.known_rows import already, replace_metadata
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Journal, OutcomeCallback, RowOutcome, RowResult, rejection
@@ -22,17 +24,16 @@ from app.importing.source_rows import Row, content_of, storable
 from app.recognition.enroll import content_digest, template_from_embedding, template_from_photo
 from app.services import Services
 from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
+from app.telemetry.logs import log
 
-# Photos read ahead of each worker: enough to keep it busy while others are stored, few enough to
-# stay small in memory; large ones only as many as are needed to keep it busy at all.
-AHEAD = 8
-AT_LEAST_AHEAD = 2
-BYTES_AHEAD = 256 << 20
 ROWS_A_TRANSACTION = 1_000
 # Of those that are compared with one another before.
 CHECKED_A_TRANSACTION = 256
 SECONDS_A_TRANSACTION = 1.0
 SERVER_ERROR = 500
+# Photos in a row whose analysis ends with an unexpected error before that ends the import.
+MOST_UNEXPECTED = 10
+UNEXPECTED = "The service failed at this photo with an unexpected error; its log says where."
 # A reason: the row declares two persons to be different.
 DECLARED = "declared_different"
 
@@ -45,39 +46,6 @@ class _Photo:
     data: bytes
     digest: str
     key: bytes
-
-
-class _InFlight:
-    """Rows that are known or being analysed, in their order."""
-
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._rows: deque[tuple[Prepared | Future[Prepared], int]] = deque()
-        self._bytes = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._rows)
-
-    def add(self, one: "Prepared | Future[Prepared]", size: int) -> None:
-        """One more at the end, that holds `size` bytes."""
-        self._rows.append((one, size))
-        self._bytes += size
-
-    def has_one_to_take(self) -> bool:
-        """Whether the first is ready, or so much is under way that it has to be waited for."""
-        if not self._rows:
-            return False
-        first, _ = self._rows[0]
-        if not isinstance(first, Future) or first.done():
-            return True
-        large = self._bytes > BYTES_AHEAD and len(self._rows) > self._workers * AT_LEAST_AHEAD
-        return large or len(self._rows) > self._workers * AHEAD
-
-    def take(self) -> Prepared:
-        """The first, waited for. Raises what went wrong with it that is no fault of the photo."""
-        first, size = self._rows.popleft()
-        self._bytes -= size
-        return first.result() if isinstance(first, Future) else first
 
 
 class LocalImport:
@@ -112,18 +80,20 @@ class LocalImport:
             decided_by.append(sorted((key, *sorted(others)) for key, others in declared.items()))
         self._decided_by = json.dumps(decided_by, sort_keys=True)
         self._batch: list[Prepared] = []
+        self._unexpected = 0  # errors in a row, on all threads
         self._since = time.monotonic()
 
     def run(self, rows: Iterator[Row], on_outcome: OutcomeCallback) -> None:
         """Import all rows; each outcome is reported when it is on disk.
 
-        Raises StoreFull, StoreUnavailable, ImportSourceError and ImportStopped; what was reported
-        before stays done.
+        Raises StoreFull, StoreUnavailable, ImportSourceError and ImportStopped, and what the
+        analysis of more than MOST_UNEXPECTED photos in a row raises; what was reported before stays
+        done.
         """
         path = self._services.settings.data_dir / "imports.db"
         self._journal = Journal(path, self._decided_by)
         failed: list[LikenessError] = []
-        under_way = _InFlight(self._workers)
+        under_way = RowsInFlight(self._workers)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="import") as threads:
             try:
                 for arrived in self._read(rows, failed):
@@ -151,7 +121,7 @@ class LocalImport:
                 one = self._prepare(row)
                 arrived.append(one)
                 size += len(one.data) if isinstance(one, _Photo) else 0
-                if len(arrived) >= self._workers * AHEAD or size > BYTES_AHEAD:
+                if len(arrived) >= self._workers * in_flight.AHEAD or size > in_flight.BYTES_AHEAD:
                     yield arrived
                     arrived, size = [], 0
         except LikenessError as error:
@@ -225,7 +195,18 @@ class LocalImport:
         except LikenessError as error:
             if error.status >= SERVER_ERROR:  # not the photo's fault: it can be tried again
                 raise
+            self._unexpected = 0
             return Prepared(row, outcome=rejection(row, error), key=key)
+        except OSError:  # of this machine, as a lack of descriptors
+            raise
+        except Exception as error:  # a library failed at this photo, and would fail again
+            self._unexpected += 1
+            if self._unexpected > MOST_UNEXPECTED:
+                raise
+            log(logging.ERROR, "a photo of an import failed", error)
+            # Without the key: it is not remembered, so another run tries it again.
+            return Prepared(row, outcome=rejection(row, LikenessError(UNEXPECTED)))
+        self._unexpected = 0
         return Prepared(row, template, key=key)
 
     def _take(self, prepared: Prepared, on_outcome: OutcomeCallback) -> None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from app.errors import StoreUnavailable, WorkerDied
+from app.importing import in_flight
 from app.importing import local as module
 from app.importing.folders import folder_rows
 from app.importing.local import LocalImport
@@ -267,6 +268,29 @@ def test_an_error_of_the_service_does_not_refuse_a_photo(
     assert {one.result for one in run(people)} == {RowResult.ENROLLED}
 
 
+@pytest.mark.parametrize("most", [1, 0])
+def test_a_photo_at_which_a_library_fails_is_rejected_alone(
+    run: Run, people: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Unless all photos fail. It is analysed again by the next run."""
+    monkeypatch.setattr(module, "MOST_UNEXPECTED", most)
+    analyse, failing = module.template_from_photo, (people / "biden" / "biden.jpg").read_bytes()
+
+    def at_one(services: Services, data: bytes, *arguments: Any) -> NewTemplate:
+        if data == failing:
+            raise RuntimeError("Non-zero status code returned while running Conv node.")
+        return analyse(services, data, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "template_from_photo", at_one)
+        if not most:
+            with pytest.raises(RuntimeError, match="Conv node"):
+                run(people)
+            return
+        assert [one.reason for one in run(people)] == ["internal_error", "", ""]
+    assert [one.reason for one in run(people)] == ["", "already_enrolled", "already_enrolled"]
+
+
 def test_a_journal_that_fails_is_no_reason_to_refuse_a_row(
     run: Run, people: Path, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,7 +353,7 @@ def test_few_large_photos_are_read_ahead(
 ) -> None:
     """Memory is bounded in bytes, whatever their number."""
     data = (photos / "obama.jpg").read_bytes()
-    monkeypatch.setattr(module, "BYTES_AHEAD", 2 * len(data))
+    monkeypatch.setattr(in_flight, "BYTES_AHEAD", 2 * len(data))
     read, analysed, most = [0], [0], [0]
     real = module.template_from_photo
 
@@ -347,7 +371,7 @@ def test_few_large_photos_are_read_ahead(
     rows = [Row(str(i), f"p{i}", partial(reading, i)) for i in range(40)]
     assert len(run(rows)) == 40
     # Those at work and waiting, and three that are more than two photos' bytes.
-    assert most[0] <= usable_cores() * module.AT_LEAST_AHEAD + 3
+    assert most[0] <= usable_cores() * in_flight.AT_LEAST_AHEAD + 3
 
 
 @pytest.mark.slow
