@@ -36,7 +36,8 @@ Number = TypeVar("Number", float, NDArray[np.floating[Any]])
 
 
 class ErrorBound:
-    """The lowest estimate that a vector of a given similarity can have.
+    """The lowest estimate that a vector of a given similarity can have, but for a chance of
+    `failure`: half of it for each of two bounds.
 
     `reach` bounds |<w, u>|. `rounding` bounds, in steps of the scan's table, the sum of the
     roundings of `tables` entries: each is off by half a step at most, and their signs are those
@@ -45,15 +46,15 @@ class ErrorBound:
 
     def __init__(self, dimension: int, tables: int, failure: float = FAILURE) -> None:
         self._dimension = dimension
-        self._failure = failure
-        self.rounding = math.sqrt(tables * math.log(1 / failure) / 2)
+        self._each = failure / 2
+        self.rounding = math.sqrt(tables * math.log(1 / self._each) / 2)
 
     @cached_property
     def reach(self) -> float:
         """Calculated when it is first used: only an encoded shard needs it, and it needs SciPy."""
         from scipy.special import betainccinv  # noqa: PLC0415 (see `services.import_scipy`)
 
-        return math.sqrt(betainccinv(0.5, (self._dimension - 2) / 2, 2 * self._failure))
+        return math.sqrt(betainccinv(0.5, (self._dimension - 2) / 2, 2 * self._each))
 
     def lowest_estimate(
         self, similarity: float, projection: Number, residual: Number, step: float
