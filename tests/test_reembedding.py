@@ -72,6 +72,7 @@ Enroll = Callable[..., None]
 @pytest.fixture
 def enroll(photos: Path) -> Enroll:
     def call(services: Services, *, keep_crops: bool = True, **people: tuple[str, ...]) -> None:
+        services.gallery.store.collections.update("default", None, {"keep_crops": True})
         policy = CollectionPolicy(keep_crops=keep_crops)
         for person, files in (people or PEOPLE).items():
             made = [

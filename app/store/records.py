@@ -33,6 +33,11 @@ class CollectionRecord:
     stamp: str = ""
     database: str = ""
 
+    @property
+    def keeps_crops(self) -> bool:
+        """Whether its policy has aligned faces stored."""
+        return bool(self.policy.get("keep_crops"))
+
     def require_space(
         self, embedding_space: str, packs: Mapping[str, str] | None = None
     ) -> "CollectionRecord":

@@ -40,6 +40,10 @@ def open_engine(database: Path | str) -> Engine:
     return OPENED[-1]
 
 
+# The policy of a collection whose aligned faces are stored.
+KEEPS_CROPS = {"keep_crops": True}
+
+
 def open_store(url: str, **options: Any) -> Store:
     """A store over a database, as a starting process opens it."""
     engine = open_engine(url)
@@ -87,9 +91,9 @@ def fresh_postgres(server: Any, *, migrated: bool = True) -> Iterator[str]:
 
 @pytest.fixture
 def store(engine_url: str) -> Store:
-    """A store over every engine, with the collection `default`."""
+    """A store over every engine, with the collection `default`, which keeps crops."""
     store = open_store(engine_url)
-    store.collections.create("default", SPACE, DIMENSION, {})
+    store.collections.create("default", SPACE, DIMENSION, {}, KEEPS_CROPS)
     return store
 
 

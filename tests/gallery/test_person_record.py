@@ -78,7 +78,9 @@ def direction(number: int) -> Any:
 
 def filled(store: Store) -> HeldData:
     """The record of Ada, about whom every table has something."""
-    store.collections.create("staff", SPACE, DIMENSION, {}, {"retention_days": 30})
+    store.collections.create(
+        "staff", SPACE, DIMENSION, {}, {"retention_days": 30, "keep_crops": True}
+    )
     metadata = {"team": "red", "consent": {"reference": "form 17", "expires": "2030-01-01"}}
     new = NewTemplate(direction(0), "9f" * 32, {"sharpness": 210.5}, b"a crop")
     kept = IdempotencyRequest("her key", "d" * 64, lambda _: {"person_id": "ada"})

@@ -20,7 +20,7 @@ from app.store.records import Erasure, NewTemplate, PersonTemplate
 from app.store.sql import collection_removal, tables
 from app.store.sql.collection_removal import CollectionRemoval
 from app.store.store import Store
-from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
+from tests.gallery.conftest import DIMENSION, KEEPS_CROPS, SPACE, open_store, template
 from tests.writing import store_person
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -49,7 +49,7 @@ CollectionRemoval(Store(create_engine(sys.argv[1])).database, clock).delete("sta
 
 
 def fill(store: Store, name: str, vectors: NDArray[np.float32]) -> None:
-    store.collections.create(name, SPACE, DIMENSION, {"site": "north"})
+    store.collections.create(name, SPACE, DIMENSION, {"site": "north"}, KEEPS_CROPS)
     rows = [
         PersonTemplate(f"p{i}", {"n": i % 7}, NewTemplate(vector, f"{i}", crop=b"png"))
         for i, vector in enumerate(vectors)

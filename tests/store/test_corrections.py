@@ -15,7 +15,7 @@ from app.index.factory import IndexFactory
 from app.index.person_scores import effective_templates
 from app.store.records import NewTemplate, PersonTemplate
 from app.store.sql.corrections import FACES_AT_ONCE
-from tests.gallery.conftest import DIMENSION, SPACE, open_store
+from tests.gallery.conftest import DIMENSION, KEEPS_CROPS, SPACE, open_store
 from tests.writing import enroll_person
 
 Draw = Callable[[int], np.ndarray]
@@ -28,6 +28,7 @@ def place(request: pytest.FixtureRequest, engine_url: str) -> Iterator[Gallery]:
         ring = KeyRing(parse_keys(new_key_line("key-1").encode(), "test"))
     store = open_store(engine_url, ring=ring)
     gallery = Gallery(store, IndexFactory(2), SPACE, DIMENSION)
+    store.collections.update("default", None, KEEPS_CROPS)
     yield gallery
     gallery.close()
 

@@ -15,7 +15,7 @@ from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.store.records import NewTemplate
 from app.store.store import Store
-from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
+from tests.gallery.conftest import DIMENSION, KEEPS_CROPS, SPACE, open_store, template
 from tests.writing import delete_person, enroll_person, store_person
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -205,7 +205,7 @@ def plain_left(store: Store) -> list[object]:
 def before_a_key(url: str, directions: Draw, *people: str) -> Store:
     """A store of people who were enrolled without a key; with a key now."""
     plain = opened(url)
-    plain.collections.create("default", SPACE, DIMENSION, {})
+    plain.collections.create("default", SPACE, DIMENSION, {}, KEEPS_CROPS)
     for person, vector in zip(people, directions(len(people)), strict=True):
         store_person(plain, "default", person, None, [with_companions(vector, person)])
     return opened(url, "first")

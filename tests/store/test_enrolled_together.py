@@ -32,7 +32,7 @@ from app.store.records import (
     StoredTemplate,
 )
 from app.store.store import Store
-from tests.gallery.conftest import SPACE, open_gallery, open_store, template
+from tests.gallery.conftest import KEEPS_CROPS, SPACE, open_gallery, open_store, template
 
 Draw = Callable[[int], NDArray[np.float32]]
 
@@ -157,6 +157,7 @@ def test_a_full_disk_acknowledges_none_that_is_not_stored(
     database: Path, new: list[NewTemplate]
 ) -> None:
     store = open_gallery(database).store
+    store.collections.update("default", None, KEEPS_CROPS)
     big = NewTemplate(new[0].embedding, "big", crop=b"x" * 400_000)
     with store.database.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()

@@ -17,7 +17,7 @@ from app.store.backends import create_engine, missing_file
 from app.store.backends.sqlite import advice, is_full
 from app.store.records import NewTemplate
 from app.store.store import Store
-from tests.gallery.conftest import open_engine, open_gallery, template
+from tests.gallery.conftest import KEEPS_CROPS, open_engine, open_gallery, template
 from tests.writing import delete_person, enroll_person
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -55,6 +55,7 @@ def everything_on_disk(database: Path) -> bytes:
 
 def test_a_full_disk_is_507_and_loses_nothing(gallery: Gallery, directions: Draw) -> None:
     vectors = directions(2)
+    gallery.store.collections.update("default", None, KEEPS_CROPS)
     enroll_person(gallery, "default", "ada", {}, [template(vectors[0], "a")])
     with gallery.store.database.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()

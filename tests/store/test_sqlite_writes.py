@@ -19,7 +19,7 @@ from app.store.backends import sqlite_writes
 from app.store.backends.sqlite import WRITES
 from app.store.records import Erasure, NewTemplate
 from app.store.store import Store
-from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery
+from tests.gallery.conftest import DIMENSION, KEEPS_CROPS, SPACE, open_engine, open_gallery
 from tests.index.conftest import unit
 from tests.writing import store_person
 
@@ -181,6 +181,7 @@ def test_all_are_refused_if_the_transaction_is_lost(store: Store, pool: ThreadPo
 
 def test_a_full_disk_keeps_what_it_acknowledges(database: Path, store: Store) -> None:
     vector = unit(np.ones((1, DIMENSION)))[0]
+    store.collections.update("default", None, KEEPS_CROPS)
     big = NewTemplate(vector, "big", crop=b"x" * 400_000)
     with store.database.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()

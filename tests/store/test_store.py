@@ -15,7 +15,7 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import IntegrityError
 
 from app.errors import CollectionExists, CollectionNotFound, PersonExists
-from app.store.records import CollectionRecord
+from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
 from app.store.sql.embeddings import MOST_SAMPLED
 from app.store.sql.tables import metadata
 from app.store.store import Store
@@ -296,3 +296,16 @@ def test_templates_of_a_sample_are_evenly_spaced(
     assert (places[0], places[-1]) == (0, count - 1)
     steps = np.diff(places)
     assert count == 1 or steps.max() - steps.min() <= 1
+
+
+def test_crops_that_the_policy_no_longer_keeps_are_not_stored(
+    store: Store, directions: Draw
+) -> None:
+    """It may be changed after a photo was analysed, or while an import runs."""
+    one, other = (
+        NewTemplate(vector, f"{i}", crop=b"png") for i, vector in enumerate(directions(2))
+    )
+    store.collections.update("default", None, {})
+    store_person(store, "default", "ada", None, [one])
+    store.imports.enroll("default", [PersonTemplate("bob", None, other)], SPACE)
+    assert [face.crop for face in store.embeddings.exported("default", 0, 9)] == [None, None]

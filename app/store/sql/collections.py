@@ -149,7 +149,7 @@ class CollectionStore:
             changed: dict[str, Any] = _changed(before.policy, after.policy)
             note(connection, "collection.changed", name, fields=sorted(values), **changed)
             dropped = 0
-            if new is not None and not after.policy.get("keep_crops"):
+            if new is not None and not after.keeps_crops:
                 dropped = delete_crops(connection, after)
         if dropped:
             self._database.eraser.erase()

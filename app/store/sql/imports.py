@@ -168,7 +168,8 @@ class ImportStore:
                 "sealed": person in data_keys,
             }
             for (person, _), (face_id, new) in fresh.items()
-            if new.crop is not None
+            # The policy may have changed since the import began.
+            if new.crop is not None and collection.keeps_crops
         ]
         if kept:
             connection.execute(insert(crops), kept)

@@ -320,7 +320,8 @@ class _Put:
                 "sealed": sealed,
             }
             for digest, new in fresh.items()
-            if new.crop is not None
+            # The policy may have changed since the photo was analysed.
+            if new.crop is not None and self.collection.keeps_crops
         ]
         if kept:
             self.connection.execute(insert(crops), kept)
