@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decision.calibrations import pack_calibration
-from app.decision.policy import CollectionPolicy
+from app.decision.policy import policy_of
 from app.decision.thresholds import ONE_COMPARISON
 from app.errors import DamagedData, NotReembedded, PackError
 from app.faces.embed import Recogniser
@@ -118,12 +118,14 @@ class Reembedding:
     def compare(
         self, source: ModelPack | None, generator: "np.random.Generator"
     ) -> SpaceComparison:
-        """Decide a sample's comparisons in both spaces, each by its pack's verification target.
+        """Decide a sample's comparisons in both spaces, each at the collection's `target_fmr` by
+        its pack's calibration; in the present space at the policy's threshold, if it has one.
 
         `source` is the pack of the collection's present space; without one the threshold before is
         the one that accepts as many non-mated comparisons as the new one does.
         """
         record = self._collections.get(self._name)
+        policy = policy_of(record)
         other = replace(
             record, embedding_space=self._space, dimension=self._target.recogniser.dimension
         )
@@ -132,12 +134,14 @@ class Reembedding:
         by_old, by_new = _comparator(source), _comparator(self._target)
         scores = [by_old.scores(old.vectors, old.vectors)[pairs],
                   by_new.scores(new.vectors, new.vectors)[pairs]]  # fmt: skip
-        after = _threshold(self._target)
-        before = (
-            _threshold(source)
-            if source is not None
-            else _same_rate(scores[0][~same], scores[1][~same], after)
-        )
+        after = _threshold(self._target, policy.target_fmr)
+        before = policy.threshold
+        if before is None:
+            before = (
+                _threshold(source, policy.target_fmr)
+                if source is not None
+                else _same_rate(scores[0][~same], scores[1][~same], after)
+            )
         decisions = [scores[0] >= before, scores[1] >= after]
         return SpaceComparison(
             len(old.keys),
@@ -161,12 +165,12 @@ def _decoded(kept: KeptCrop) -> Image | None:
         return None
 
 
-def _threshold(pack: ModelPack) -> float:
-    """Of one comparison at the default policy's target, as the service would choose it."""
+def _threshold(pack: ModelPack, target_fmr: float) -> float:
+    """Of one comparison at that target, as the service would choose it."""
     calibration = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
     if calibration is None:
         return pack.decision.threshold
-    point = calibration.operating_point(CollectionPolicy().target_fmr, ONE_COMPARISON)
+    point = calibration.operating_point(target_fmr, ONE_COMPARISON)
     return pack.decision.threshold if point is None else point.threshold
 
 

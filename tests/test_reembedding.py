@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sqlalchemy import Engine, text
+from typer.testing import CliRunner
 
+from app.cli.commands import app
 from app.decision.face_selection import FaceSelection
 from app.decision.policy import CollectionPolicy
 from app.encryption.keys import new_key_line
-from app.errors import DamagedData, EmbeddingSpaceMismatch, NotReembedded
+from app.errors import Conflict, DamagedData, EmbeddingSpaceMismatch, NotReembedded
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.lab.packing.composed import ACCURATE, compose
@@ -22,6 +24,7 @@ from app.reembedding import Reembedding
 from app.services import Services, build_services
 from app.settings import Device, Settings
 from app.store.backends import create_engine
+from app.store.store import opened_store
 from tests.writing import delete_person, enroll_person
 
 PEOPLE = {"obama": ("obama.jpg", "obama2.jpg"), "biden": ("biden.jpg",)}
@@ -234,6 +237,39 @@ def test_a_damaged_crop_keeps_no_other_from_being_embedded(
     services.gallery.delete_face("default", face.face_id)
     work.build(Device.CPU, silent)
     work.cut_over()
+
+
+def test_a_threshold_of_the_policy_does_not_get_into_another_space(
+    place: Place, pack: ModelPack, other_pack: ModelPack, enroll: Enroll
+) -> None:
+    services = place.serve(pack)
+    enroll(services)
+    collections = services.gallery.store.collections
+    collections.update("default", None, {"threshold": 0.31, "keep_crops": True})
+    work = Reembedding(services.gallery.store, "default", other_pack)
+    work.build(Device.CPU, silent)
+    assert work.compare(pack, np.random.default_rng(0)).before.threshold == 0.31
+    with pytest.raises(Conflict, match=rf"0\.31, which holds only in .* {pack.embedding_space}"):
+        work.cut_over()
+    assert collections.get("default").embedding_space == pack.embedding_space
+    collections.update("default", None, {"keep_crops": True})
+    assert work.cut_over().embedding_space == other_pack.embedding_space
+
+
+def test_the_command_refuses_before_the_work(
+    tmp_path: Path, pack: ModelPack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIKENESS_DATA_DIR", str(tmp_path))
+    with opened_store(Settings().resolved_database_url, None) as store:
+        size = pack.recogniser.dimension
+        store.collections.create("a", pack.embedding_space, size, {}, {"threshold": 0.31})
+    command = ["models", "migrate", "a", "--to", "default-1.0"]
+    refused = CliRunner().invoke(app, [*command, "--cut-over"], env={"COLUMNS": "400"})
+    assert refused.exit_code == 2
+    assert "has the threshold 0.31" in refused.output
+    forgotten = CliRunner().invoke(app, [*command, "--forget"], env={"COLUMNS": "400"})
+    assert forgotten.exit_code == 2
+    assert "--cut-over" in forgotten.output
 
 
 def test_what_comes_after_the_building_holds_up_the_cut_over(

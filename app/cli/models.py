@@ -28,6 +28,8 @@ from app.inference.pack_spec import IntegerSpec, ModelPack, NetworkSpec
 from app.inference.packs import find_pack, known_packs, load_pack, read_pack, verify_pack
 from app.reembedding import Reembedding, Space, SpaceComparison
 from app.settings import Settings
+from app.store.records import CollectionRecord
+from app.store.sql.alternate_embeddings import require_no_threshold
 from app.store.store import opened_store
 
 models_app = typer.Typer(
@@ -164,6 +166,7 @@ def migrate_collection(
                 f"{target.embedding_space}."
             )
         else:
+            _check_before_work(record, cut_over=cut_over, forget=forget)
             work = Reembedding(store, collection, target)
             _build(work, settings)
             source = _pack_of(record.embedding_space, settings)
@@ -185,6 +188,17 @@ def migrate_collection(
                 f"{store.alternate_embeddings.drop(collection)} embeddings of other "
                 "embedding spaces were deleted."
             )
+
+
+def _check_before_work(record: CollectionRecord, *, cut_over: bool, forget: bool) -> None:
+    if cut_over:
+        require_no_threshold(record)
+    elif forget:
+        raise typer.BadParameter(
+            "--forget would also delete the embeddings that this command makes. Give --cut-over "
+            f"too, or forget those of other spaces with --to the pack of {record.embedding_space}, "
+            "which the collection has."
+        )
 
 
 def _build(work: Reembedding, settings: Settings) -> None:
