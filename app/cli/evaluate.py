@@ -271,7 +271,8 @@ def open_analyser(pack: str | None, *, keep: bool) -> Iterator[tuple[ModelPack, 
     if not keep:
         yield loaded, Analyser(pipeline)
         return
-    store = PhotoCache(settings.data_dir / CACHE_FILE, pipeline_digest(loaded, orientation))
+    digest = pipeline_digest(loaded, orientation, pipeline.provider)
+    store = PhotoCache(settings.data_dir / CACHE_FILE, digest)
     try:
         yield loaded, Analyser(pipeline, store)
     finally:
