@@ -95,7 +95,7 @@ def embed_degraded(
     ways: Mapping[str, Callable[[Image], Image]] = DEGRADATIONS,
 ) -> dict[str, FloatArray]:
     """The embeddings (n, d) of the face that counts in each photo, by how it was degraded; photos
-    without such a face are left out."""
+    without such a face are left out. Empty where all are."""
 
     def embed(name: str) -> FloatArray | None:
         try:
@@ -105,7 +105,9 @@ def embed_degraded(
         return analyser.embed_aligned(np.stack([made(face) for made in ways.values()]))
 
     found = [one for one in in_threads(embed, names, tick) if one is not None]
-    by_kind = np.stack(found).transpose(1, 0, 2)  # raises ValueError for none at all
+    if not found:
+        return {}
+    by_kind = np.stack(found).transpose(1, 0, 2)
     return dict(zip(ways, by_kind, strict=True))
 
 

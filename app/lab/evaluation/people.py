@@ -173,13 +173,15 @@ class PeopleFigures:
 
 def fit_direction(plan: EvaluationPlan, people: LabelledPeople, bench: Bench) -> Bench:
     """The bench with what degraded faces share and what they raise; as it is where there are too
-    few people for a calibration."""
+    few people, or usable faces of them, for a calibration."""
     names = photos_to_degrade(people, plan.noise)
     if len(names) < MIN_PERSONS:
         return bench
     photos = bench.analyser, people.folder, names, plan.selection
     with bench.progress("degraded", len(names)) as tick:
         degraded = embed_degraded(*photos, tick)
+    if min(map(len, degraded.values()), default=0) < MIN_PERSONS:
+        return bench
     with bench.progress("covered", len(names)) as tick:
         plain, covered = embed_covered(*photos, tick)
     with bench.progress("mildly degraded", len(names)) as tick:

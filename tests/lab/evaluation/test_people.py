@@ -36,8 +36,11 @@ def test_a_calibration_that_does_not_reach_the_target_leaves_the_pack_s(pack: Mo
     assert found == (pack.decision.threshold, pack.decision.threshold)
 
 
-def test_too_few_people_leave_the_pack_s_direction(pack: ModelPack, pipeline: FacePipeline) -> None:
-    """No photo of theirs is looked at for another one."""
+@pytest.mark.parametrize("count", [MIN_PERSONS - 1, MIN_PERSONS])
+def test_too_few_faces_leave_the_pack_s_direction(
+    pack: ModelPack, pipeline: FacePipeline, tmp_path: Path, count: int
+) -> None:
+    """Too few people, or photos of which none can be used."""
 
     def progress(title: str, total: int) -> AbstractContextManager[Tick]:
         return nullcontext(lambda: None)
@@ -45,8 +48,7 @@ def test_too_few_people_leave_the_pack_s_direction(pack: ModelPack, pipeline: Fa
     shared = SharedDirection.model_validate(SHARED)
     clock = lambda: datetime.now(UTC)  # noqa: E731
     bench = Bench(pack, Analyser(pipeline), progress, clock, None, shared)
-    numbers = range(MIN_PERSONS - 1)
     people = LabelledPeople(
-        Path("absent"), tuple(f"{n}/a.jpg" for n in numbers), tuple(map(str, numbers))
+        tmp_path, tuple(f"{n}/a.jpg" for n in range(count)), tuple(map(str, range(count)))
     )
     assert fit_direction(EvaluationPlan(people), people, bench) is bench
