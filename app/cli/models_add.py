@@ -1,6 +1,5 @@
 """`likeness models pull | install | pack`: packs from elsewhere, and of one's own networks."""
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -244,12 +243,16 @@ def pack_networks(
     require_extra("lab", "Writing a pack", "onnx")
     from app.lab.packing.joined import described  # noqa: PLC0415
     from app.lab.packing.own import OwnNetworks, make_pack  # noqa: PLC0415
+    from app.lab.packing.writing import write_zip  # noqa: PLC0415
 
     of_recogniser = {"weight": weight, "mean": mean, "std": std, "colour": colour,
                      "variant": variant, "keep-prelu": keep_prelu}  # fmt: skip
     _require_used("recogniser", of_recogniser, given=bool(recogniser))
     _require_used("detector", {"architecture": architecture}, given=detector is not None)
     _require_used("threshold", {"threshold-basis": threshold_basis}, given=threshold is not None)
+    archive = folder.with_name(folder.name + ".zip")
+    if as_zip and archive.exists():
+        raise PackError(f"{archive} exists already. Remove it first, or choose another name.")
     source_pack = load_pack(base, read_settings().installed_packs)
     made = make_pack(
         source_pack,
@@ -279,7 +282,7 @@ def pack_networks(
         folder,
     )
     if as_zip:
-        _write_zip(folder)
+        write_zip(folder, archive)
     out.print(f"{made.folder}: embedding space {made.embedding_space}", soft_wrap=True)
 
 
@@ -288,11 +291,3 @@ def _require_used(option: str, dependent: Mapping[str, object], *, given: bool) 
     for name, value in dependent.items():
         if value and not given:
             raise PackError(f"--{name} has no effect without --{option}: give both, or neither.")
-
-
-def _write_zip(folder: Path) -> None:
-    """Write FOLDER.zip beside the folder."""
-    try:
-        shutil.make_archive(str(folder), "zip", folder)
-    except OSError as error:
-        raise PackError(f"{folder}.zip cannot be written: {error.strerror}.") from error

@@ -54,6 +54,11 @@ def known_packs(installed: Path | None = None) -> list[Path]:
     return [found[name] for name in sorted(found)]
 
 
+def builtin_names() -> set[str]:
+    """The names of the packs that came with this installation: no other pack is found by them."""
+    return {file.parent.name for root in BUILTIN_FOLDERS for file in root.glob(f"*/{PACK_FILE}")}
+
+
 def packs_by_space(installed: Path | None = None) -> dict[str, str]:
     """By embedding space, the name of a known pack of it: the first one by name. A pack whose
     description cannot be read is left out."""

@@ -403,3 +403,12 @@ def test_options_of_a_pack_that_cannot_be(
     assert answer.exit_code == 2
     assert said in answer.stderr
     assert not (tmp_path / "mine").exists()
+
+
+def test_a_zip_of_a_pack_replaces_none(run: Run, tmp_path: Path) -> None:
+    archive = tmp_path / "mine.zip"
+    archive.write_text("another")
+    answer = run("models", "pack", tmp_path / "mine", "--zip")
+    assert answer.exit_code == 2
+    assert f"{archive} exists already" in answer.stderr
+    assert (archive.read_text(), (tmp_path / "mine").exists()) == ("another", False)

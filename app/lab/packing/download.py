@@ -9,10 +9,9 @@ from pathlib import Path
 from insightface.gui.core.model_downloads import ModelAsset, download_model_asset
 from insightface.utils.storage import model_zoo_download_url
 
-from app.disk import private_folder
 from app.errors import PackError
 from app.lab.packing.published import PublishedPack
-from app.lab.packing.writing import workspace
+from app.lab.packing.writing import packs_folder, workspace
 
 # Bytes so far, and in all.
 Progress = Callable[[int, int], None]
@@ -55,7 +54,7 @@ def fetched(
 
 def _check_room(pack: PublishedPack, installed: Path) -> None:
     try:
-        private_folder(installed)
+        packs_folder(installed)
         free = shutil.disk_usage(installed).free
     except OSError as error:
         raise PackError(

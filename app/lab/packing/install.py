@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack
-from app.inference.packs import PACK_FILE, digest, read_pack
+from app.inference.packs import PACK_FILE, builtin_names, digest, read_pack
 from app.lab.export.detector import export_detector
 from app.lab.export.parity import ExportError, open_session
 from app.lab.export.recogniser import install_recogniser
@@ -42,6 +42,12 @@ def install_archive(archive: Path, installed: Path, *, accept_license: bool) -> 
             for file in _ours(content, files, folder):
                 _extract(content, files[file], folder / file)
             pack = read_pack(folder)
+            if pack.name in builtin_names():
+                raise PackError(
+                    f"The pack in {archive} is called {pack.name}, as one that came with Likeness, "
+                    "which is served under that name. Pack it again in a folder of another name, "
+                    "or unpack the zip into a folder and give LIKENESS_PACK the path."
+                )
             return adopt_pack(folder, installed / pack.name)
         published = _recognise(archive, files)
         for file in (published.detector.file, published.recogniser.file):

@@ -28,6 +28,15 @@ PREFIX = ".unfinished-"
 ATTEMPTS = 10
 
 
+def packs_folder(path: Path) -> None:
+    """Make a folder for packs, if it is missing, that others may read whatever the umask: a model
+    is not a secret, and a service in a container runs as another user. Raises OSError."""
+    if not path.is_dir():
+        private_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
+
+
 @contextmanager
 def workspace(parent: Path) -> Iterator[Path]:
     """A new folder in `parent`, which is made if it is missing; gone after the `with`.
@@ -37,7 +46,7 @@ def workspace(parent: Path) -> Iterator[Path]:
     written.
     """
     try:
-        private_folder(parent)
+        packs_folder(parent)
         _remove_abandoned(parent)
         folder, lock = _made(parent)
     except OSError as error:
@@ -113,6 +122,14 @@ def adopt_pack(source: Path, out: Path) -> ModelPack:
     return read_pack(out)
 
 
+def write_zip(folder: Path, archive: Path) -> None:
+    """Write a pack's folder into a zip, which appears when it is whole. Raises PackError."""
+    with workspace(archive.parent) as parent, unwritable(archive):
+        made = Path(shutil.make_archive(str(parent / "pack"), "zip", folder))
+        _flush(made)
+        made.rename(archive)
+
+
 def try_pack(folder: Path) -> ModelPack:
     """Check a pack's digests and calibration and run its networks once, on the CPU.
 
@@ -138,14 +155,13 @@ def _appearing(out: Path) -> Iterator[Path]:
     """A folder to fill that becomes `out` when all went well, and vanishes otherwise."""
     if out.exists():
         raise _exists(out)
-    with unwritable(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
     with workspace(out.parent) as parent, unwritable(out):
         folder = parent / out.name
         folder.mkdir(mode=0o755)
         folder.chmod(0o755)  # whatever the umask: a model is not a secret
         yield folder
         for file in folder.iterdir():
+            file.chmod(0o644)
             _flush(file)
         try:
             folder.rename(out)

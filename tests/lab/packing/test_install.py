@@ -1,5 +1,6 @@
 """Archives into the folder of installed packs, without a network."""
 
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -42,6 +43,28 @@ def test_a_pack_of_ours(zipped: Path, installed: Path, pack: ModelPack) -> None:
     assert (made.folder / "calibration.json").is_file()
     assert load_pack("mine", installed).embedding_space == pack.embedding_space
     assert made.folder in known_packs(installed)
+
+
+def test_other_users_can_read_it(zipped: Path, installed: Path) -> None:
+    """Such as that of a container, where the folder of packs is mounted."""
+    before = os.umask(0o077)
+    try:
+        made = install_archive(zipped, installed, accept_license=False)
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o777 for path in (installed, made.folder)]
+    assert modes == [0o755, 0o755]
+    assert {file.stat().st_mode & 0o777 for file in made.folder.iterdir()} == {0o644}
+
+
+def test_the_name_of_a_pack_that_came_with_likeness(
+    pack: ModelPack, installed: Path, tmp_path: Path
+) -> None:
+    """It would never be served: the other one is found by that name."""
+    archive = Path(shutil.make_archive(str(tmp_path / "default"), "zip", pack.folder))
+    with pytest.raises(PackError, match=r"is called default, as one that came with Likeness"):
+        install_archive(archive, installed, accept_license=False)
+    assert list(installed.iterdir()) == []
 
 
 def test_what_is_there_already_stays(zipped: Path, installed: Path) -> None:

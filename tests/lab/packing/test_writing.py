@@ -1,12 +1,15 @@
 """Folders in which packs are made."""
 
+import errno
 import fcntl
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from app.lab.packing.writing import PREFIX, workspace
+from app.errors import PackError
+from app.lab.packing.writing import PREFIX, workspace, write_zip
 
 
 def test_it_is_gone_afterwards(tmp_path: Path) -> None:
@@ -46,3 +49,19 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with workspace(tmp_path):
         pass
     assert (target / "kept").exists()
+
+
+def test_a_zip_appears_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / "mine").mkdir()
+    (folder / "pack.toml").write_text("name")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        with pytest.raises(PackError, match=r"mine\.zip cannot be written"):
+            write_zip(folder, tmp_path / "mine.zip")
+    assert list(tmp_path.iterdir()) == [folder]
+    write_zip(folder, tmp_path / "mine.zip")
+    assert zipfile.ZipFile(tmp_path / "mine.zip").namelist() == ["pack.toml"]
