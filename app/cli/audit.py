@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from sqlalchemy import select
@@ -20,6 +20,7 @@ from app.store.audit_verification import AuditVerification, exported, read_expor
 from app.store.schema import opened_database
 from app.store.sql.audit_chain import HASH_BYTES
 from app.store.sql.audit_log import AuditEntry, AuditFilter
+from app.store.sql.lookups import MAX_KEYS
 from app.store.sql.tables import persons
 from app.store.store import Store
 
@@ -91,7 +92,7 @@ def show(
             typer.echo(json.dumps({"sequence": one.sequence, **one.members}))
         return
     for one in entries:
-        typer.echo(f"{one.sequence}  {_line(one.members, names)}")
+        typer.echo(f"{one.sequence}  {_line(one, names)}")
 
 
 @audit_app.command()
@@ -185,17 +186,28 @@ def _number(store: Store, collection: str | None, person_id: str) -> int:
 
 
 def _names(store: Store, entries: list[AuditEntry]) -> dict[int, str]:
-    """The ids of the persons of entries, by number, without the deleted ones."""
-    numbers = {one.members["person"] for one in entries} - {None}
+    """What each entry about a person calls them, by the entry's number. Before the last restore of
+    a backup a person's number may have been another person's."""
+    begins = store.audit.last_restore()
+    about = {one.sequence: one.members["person"] for one in entries if one.members["person"]}
+    numbers = sorted({number for sequence, number in about.items() if sequence > begins})
+    ids: dict[int, str] = {}
     with store.database.reading() as connection:
-        query = select(persons.c.id, persons.c.person_id).where(persons.c.id.in_(numbers))
-        return {row.id: row.person_id for row in connection.execute(query)}
+        for start in range(0, len(numbers), MAX_KEYS):
+            some = persons.c.id.in_(numbers[start : start + MAX_KEYS])
+            query = select(persons.c.id, persons.c.person_id).where(some)
+            ids |= {row.id: row.person_id for row in connection.execute(query)}
+    return {
+        sequence: ids.get(number, "(deleted)") if sequence > begins else "(before a restore)"
+        for sequence, number in about.items()
+    }
 
 
-def _line(members: dict[str, Any], names: dict[int, str]) -> str:
+def _line(entry: AuditEntry, names: dict[int, str]) -> str:
     """An entry as a line of text; the time is UTC."""
+    members = entry.members
     number = members["person"]
-    person = None if number is None else f"{names.get(number, '(deleted)')} #{number}"
+    person = None if number is None else f"{names[entry.sequence]} #{number}"
     details = ", ".join(f"{name} {value}" for name, value in members["details"].items())
     client = members.get("client")
     parts = (

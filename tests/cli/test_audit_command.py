@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from app.cli import audit
 from app.cli.commands import app
+from app.gallery.backup_bodies import dump, load
+from tests.gallery.conftest import open_store
 
 runner = CliRunner()
 
@@ -54,6 +56,21 @@ def test_a_person_who_is_not_there(folder: Path) -> None:
     found = runner.invoke(app, asked)
     assert found.exit_code == 2
     assert "default" in found.output
+
+
+def test_persons_of_a_database_that_was_replaced_are_not_named(folder: Path) -> None:
+    """Numbers begin anew in the other database: its first person would be taken for ours."""
+    ours, other = (open_store(f"sqlite:///{folder / name}.db") for name in ("likeness", "other"))
+    for store, person in ((ours, "carol"), (other, "alice")):
+        store.collections.create("staff", "es-1", 4, {})
+        store.persons.create("staff", person, {})
+    number = ours.persons.get("staff", "carol").key
+    load(ours.database.engine, dump(other.database.engine), replace=True)
+    ours.persons.update("staff", "alice", {"n": 1})
+    lines = runner.invoke(app, ["audit", "show", "--collection", "staff"]).stdout.splitlines()
+    about = [line for line in lines if f"#{number}" in line]
+    assert ["alice" in line for line in about] == [False, True]
+    assert "(before a restore)" in about[0]
 
 
 def test_a_log_that_was_put_back_to_an_earlier_state(folder: Path) -> None:

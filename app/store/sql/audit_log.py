@@ -227,6 +227,11 @@ def _written(moment: datetime) -> str:
     return known.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
+_LAST_RESTORE = select(func.coalesce(func.max(audit_entries.c.sequence), 0)).where(
+    audit_entries.c.action == DATABASE_RESTORED
+)
+
+
 class AuditStore:
     """Reads the audit log, and appends entries about events that change nothing else."""
 
@@ -268,14 +273,15 @@ class AuditStore:
         restore of a backup: before it the number may have been another person's."""
         query = wanted.applied(select(*_COLUMNS)).order_by(audit_entries.c.sequence.desc())
         if wanted.person is not None:
-            restored = select(func.max(audit_entries.c.sequence)).where(
-                audit_entries.c.action == DATABASE_RESTORED
-            )
-            after = func.coalesce(restored.scalar_subquery(), 0)
-            query = query.where(audit_entries.c.sequence > after)
+            query = query.where(audit_entries.c.sequence > _LAST_RESTORE.scalar_subquery())
         with self._database.reading() as connection:
             rows = connection.execute(query.limit(limit))
             return [AuditEntry(*row) for row in rows][::-1]
+
+    def last_restore(self) -> int:
+        """The number of the entry of the last restore of a backup; 0 if there is none."""
+        with self._database.reading() as connection:
+            return int(connection.execute(_LAST_RESTORE).scalar_one())
 
     def begin_log(self) -> None:
         """Write the first entry, unless there is one: an empty log is then one that was removed."""
