@@ -159,7 +159,8 @@ class AccessControl:
                 return
             operation = self._find_operation(method, path)
         try:
-            await self._renew()
+            if not self._registry.fresh:
+                await self._read_again()
             access = await self._access(scope, operation)
         except LikenessError as error:
             self._observed(scope, operation, None).refused(error)
@@ -215,14 +216,8 @@ class AccessControl:
 
         return sending
 
-    async def _renew(self) -> None:
-        """Wait, for a limited time, until the keys are fresh. Raises StoreUnavailable."""
-        if not self._registry.fresh:
-            await self._read_again()
-
     async def _read_again(self) -> None:
-        """Wait, for a limited time, until the keys were read once more. Raises StoreUnavailable if
-        they are not fresh then."""
+        """Wait, for a limited time, until the keys were read again. Raises StoreUnavailable."""
         renewal = asyncio.wrap_future(self._registry.renewal())
         with suppress(TimeoutError):
             # Others wait for the same reading: it must not be cancelled with this request.

@@ -23,6 +23,7 @@ from app.decision.calibration import Calibration
 from app.decision.calibrations import pack_calibration
 from app.decision.fitting import MIN_PERSONS
 from app.encryption.ring import KeyRing
+from app.errors import DamagedData
 from app.faces.integers import SLOW
 from app.faces.pipeline import FacePipeline
 from app.gallery.gallery import Gallery
@@ -136,10 +137,13 @@ def _ours(services: Services) -> list[str]:
 
 def _check_index(gallery: Gallery, name: str, *, repair: bool) -> tuple[str, bool]:
     """A line about a collection's index, and whether the index is correct."""
-    found = gallery.check_index(name)
-    if repair and not found.index_matches:
-        gallery.rebuild(name)
+    try:
         found = gallery.check_index(name)
+        if repair and not found.index_matches:
+            gallery.rebuild(name)
+            found = gallery.check_index(name)
+    except DamagedData as error:  # the others are still checked
+        return f"{name}: not checked. {error.detail}", False
     if found.clean:
         return f"{name}: {found.templates} templates, the index equals the database", True
     advice = "" if found.index_matches else "; run likeness doctor --repair to rebuild the index"

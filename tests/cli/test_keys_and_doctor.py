@@ -89,6 +89,21 @@ def test_rotate_names_a_person_whose_data_are_damaged(
     assert "1 persons' keys are wrapped by the active key" in shown
 
 
+def test_doctor_checks_the_collections_beside_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_keys(monkeypatch, tmp_path, new_key_line("one"))
+    enroll("ada")
+    running = services()
+    running.gallery.create_collection("staff", {})
+    with running.gallery.store.database.writing() as connection:
+        connection.exec_driver_sql("UPDATE persons SET data_key = zeroblob(61)")
+    running.close()
+    shown = run("doctor", code=1)
+    assert "default: not checked. Stored data cannot be decrypted" in shown
+    assert "staff: 0 templates, the index equals the database" in shown
+
+
 def test_doctor_finds_and_repairs_an_index_that_is_not_true(data: Path) -> None:
     running = services()
     vectors = np.random.default_rng(0).standard_normal((1024, running.pack.recogniser.dimension))

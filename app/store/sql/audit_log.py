@@ -246,8 +246,7 @@ class AuditStore:
     def record_searches(
         self, collection: CollectionRecord, action: str, searches: Sequence[Search]
     ) -> None:
-        """Append an entry for each searched face: the person who has the face that was found, under
-        whatever id by now, and details."""
+        """Append an entry for each searched face: who has the face that was found, and details."""
         ids = {face_id for face_id, _ in searches if face_id is not None}
         query = select(templates.c.face_id, templates.c.person).where(
             templates.c.collection == collection.key, templates.c.face_id.in_(ids)
@@ -275,8 +274,7 @@ class AuditStore:
         if wanted.person is not None:
             query = query.where(audit_entries.c.sequence > _LAST_RESTORE.scalar_subquery())
         with self._database.reading() as connection:
-            rows = connection.execute(query.limit(limit))
-            return [AuditEntry(*row) for row in rows][::-1]
+            return [AuditEntry(*row) for row in connection.execute(query.limit(limit))][::-1]
 
     def last_restore(self) -> int:
         """The number of the entry of the last restore of a backup; 0 if there is none."""
