@@ -62,12 +62,16 @@ def expanding_photos(target: Target) -> int:
     return 3 * len(methods)
 
 
-@attack("zip: a manifest of 300 MB zeros by bzip2")
+@attack("zip: a manifest of 200 and of 300 MiB zeros by bzip2")
 def expanding_manifest(target: Target) -> int:
-    body = zip_of("manifest.jsonl", bytes(300 * MIB), zipfile.ZIP_BZIP2)
-    with imported(target, body, ZIP) as url:
-        target.expect("is not a table" in target.ask("GET", url).json()["detail"], True)
-    return 3
+    for size, reason in (
+        (200, "is not a table"),
+        (300, "expands to more than"),
+    ):  # the limit is 256 MiB
+        body = zip_of("manifest.jsonl", bytes(size * MIB), zipfile.ZIP_BZIP2)
+        with imported(target, body, ZIP) as url:
+            target.expect(reason in target.ask("GET", url).json()["detail"], True)
+    return 6
 
 
 @attack("tar: a header of 600 MB by gzip, bzip2, xz")
