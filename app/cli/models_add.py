@@ -243,7 +243,7 @@ def pack_networks(
     require_extra("lab", "Writing a pack", "onnx")
     from app.lab.packing.joined import described  # noqa: PLC0415
     from app.lab.packing.own import OwnNetworks, make_pack  # noqa: PLC0415
-    from app.lab.packing.writing import write_zip  # noqa: PLC0415
+    from app.lab.packing.writing import require_new, write_zip  # noqa: PLC0415
 
     of_recogniser = {"weight": weight, "mean": mean, "std": std, "colour": colour,
                      "variant": variant, "keep-prelu": keep_prelu}  # fmt: skip
@@ -251,8 +251,7 @@ def pack_networks(
     _require_used("detector", {"architecture": architecture}, given=detector is not None)
     _require_used("threshold", {"threshold-basis": threshold_basis}, given=threshold is not None)
     archive = folder.with_name(folder.name + ".zip")
-    if as_zip and archive.exists():
-        raise PackError(f"{archive} exists already. Remove it first, or choose another name.")
+    require_new(folder, *([archive] if as_zip else []))
     source_pack = load_pack(base, read_settings().installed_packs)
     made = make_pack(
         source_pack,

@@ -134,7 +134,7 @@ def test_readiness_does_not_wait_long_for_the_database(
     finally:
         may_go_on.set()
     assert (answer.status_code, code_of(answer)) == (503, "store_unavailable")
-    assert "did not answer within 0.05 s" in answer.json()["detail"]
+    assert "was not read within 0.05 s" in answer.json()["detail"]
     monkeypatch.undo()
     assert until(lambda: client.get("/readyz").status_code == 200)
 

@@ -405,6 +405,13 @@ def test_options_of_a_pack_that_cannot_be(
     assert not (tmp_path / "mine").exists()
 
 
+def test_a_pack_replaces_no_folder(run: Run, tmp_path: Path) -> None:
+    """Said before the networks are converted, which takes minutes."""
+    answer = run("models", "pack", tmp_path, "--recogniser", tmp_path / "none.onnx")
+    assert answer.exit_code == 2
+    assert f"{tmp_path} exists already" in answer.stderr
+
+
 def test_a_zip_of_a_pack_replaces_none(run: Run, tmp_path: Path) -> None:
     archive = tmp_path / "mine.zip"
     archive.write_text("another")

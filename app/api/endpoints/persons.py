@@ -216,14 +216,14 @@ async def delete_persons(
 
     Ids that no person has are listed in `not_found`; the other persons are deleted.
     """
-    store, gallery, eraser = context.store, context.gallery, context.imports.eraser
+    store, eraser = context.store, context.imports.eraser
 
     def delete() -> tuple[DeletionCounts, list[str]]:
         # Others are neither noted nor deleted, even if they are enrolled meanwhile.
-        known = {one for one in body.person_ids if gallery.has_person(collection, one)}
+        known = store.persons.existing(collection, body.person_ids)
         noted = eraser.note(collection, *known)
-        deletion, gone = store.persons.delete_many(collection, sorted(known), body.reason)
-        found = known.difference(gone)
+        deletion, gone = store.persons.delete_many(collection, known, body.reason)
+        found = set(known).difference(gone)
         missing = [one for one in dict.fromkeys(body.person_ids) if one not in found]
         return deletion.also(noted), missing
 

@@ -130,7 +130,8 @@ async def own_readiness(app: FastAPI) -> Ready:
         raise _not_ready(error.detail) from error
     except TimeoutError as error:
         raise StoreUnavailable(
-            f"The database did not answer within {READ_S:g} s; try again in a moment.",
+            f"The database was not read within {READ_S:g} s: it does not answer, or all threads "
+            "that read it are busy. Try again in a moment.",
             {"retry_after": 1},
         ) from error
     return Ready(

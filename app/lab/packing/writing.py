@@ -153,8 +153,7 @@ def try_pack(folder: Path) -> ModelPack:
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
     """A folder to fill that becomes `out` when all went well, and vanishes otherwise."""
-    if out.exists():
-        raise _exists(out)
+    require_new(out)
     with workspace(out.parent) as parent, unwritable(out):
         folder = parent / out.name
         folder.mkdir(mode=0o755)
@@ -169,6 +168,13 @@ def _appearing(out: Path) -> Iterator[Path]:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # another process was faster
                 raise _exists(out) from error
             raise
+
+
+def require_new(*paths: Path) -> None:
+    """Raise PackError if one of the paths exists; for use before the work, too."""
+    for path in paths:
+        if path.exists():
+            raise _exists(path)
 
 
 def _exists(out: Path) -> PackError:

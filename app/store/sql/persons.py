@@ -1,7 +1,7 @@
 """Persons, and the search for them by id and metadata."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select, update
@@ -55,6 +55,13 @@ class PersonStore:
         """One person by id."""
         with self._database.reading() as connection:
             return get_person(connection, get_collection(connection, name), person_id)
+
+    def existing(self, name: str, person_ids: Iterable[str]) -> list[str]:
+        """Those of the ids that a person has, each once."""
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            ids = dict.fromkeys(person_ids)
+            return [one for one in ids if find_person(connection, collection, one) is not None]
 
     def with_collection(self, name: str, person_id: str) -> tuple[CollectionRecord, PersonRecord]:
         """One person by id, with the collection, as both are at the same moment."""
