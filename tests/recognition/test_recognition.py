@@ -27,6 +27,9 @@ from app.errors import (
     StoreUnavailable,
 )
 from app.gallery import candidates as candidates_module
+from app.imaging import read_header
+from app.imaging.formats import Header
+from app.recognition import analysis as analysis_module
 from app.recognition import identify as identify_module
 from app.recognition import verify as verify_module
 from app.recognition.analysis import StageTimes, embedding_of
@@ -320,6 +323,23 @@ def verified(
 ) -> Verification:
     work = verify(services, [probe, *reference], request, StageTimes(), lambda _: None)
     return asyncio.run(work)[0]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_headers_are_read_on_the_threads_of_the_photos(
+    services: Services, photo: Photo, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """One with thousands of parts takes milliseconds, which must not be the event loop's."""
+    threads = list[str]()
+
+    def read(data: bytes) -> Header | None:
+        threads.append(threading.current_thread().name.rpartition("_")[0])
+        return read_header(data)
+
+    monkeypatch.setattr(analysis_module, "read_header", read)
+    request = EnrollRequest("default", "obama")
+    asyncio.run(enroll(services, [photo("obama")] * count, request, StageTimes()))
+    assert threads == ["inference"] * count
 
 
 def thread_of_the_comparison(
