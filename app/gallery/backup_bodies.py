@@ -11,13 +11,10 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     Column,
-    ColumnElement,
     Connection,
     Engine,
     Table,
     delete,
-    false,
-    func,
     insert,
     select,
     update,
@@ -34,7 +31,7 @@ from app.store.sql.audit_log import DATABASE_RESTORED, note
 from app.store.sql.changes import STAMP_BYTES
 from app.store.sql.consents import rebuild_consents
 from app.store.sql.integrity import compose_ids
-from app.store.sql.lookups import deleted_collections, is_live
+from app.store.sql.lookups import count_rows, is_of_deleted
 from app.store.sql.tables import MetadataColumn
 from app.store.sql.terms import rebuild_terms
 
@@ -81,23 +78,12 @@ def dump(engine: Engine) -> Iterator[Mapping[str, Any]]:
 
 
 def _batches(connection: Connection, table: Table) -> Iterator[list[dict[str, Any]]]:
-    query = select(table).where(~_is_deleted(table)).order_by(*table.primary_key.columns)
+    query = select(table).order_by(*table.primary_key.columns)
+    if table is not tables.encryption_keys:
+        query = query.where(~is_of_deleted(table))
     result = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
     for part in result.mappings().partitions(ROWS_AT_ONCE):
         yield [{name: _plain(value) for name, value in row.items()} for row in part]
-
-
-def _is_deleted(table: Table) -> ColumnElement[bool]:
-    """Whether a row belongs to a deleted collection: a backup keeps nothing of that."""
-    if table is tables.collections:
-        return ~is_live()
-    if table is tables.encryption_keys:
-        return false()
-    if "collection" in table.c:
-        return table.c.collection.in_(deleted_collections())
-    owner = tables.persons if table is tables.declared_pairs else tables.templates
-    (column, *_) = table.primary_key.columns
-    return column.in_(select(owner.c.id).where(owner.c.collection.in_(deleted_collections())))
 
 
 def _plain(value: Any) -> Any:
@@ -232,11 +218,11 @@ def _rows(
 
 def _occupied(connection: Connection) -> bool:
     """Whether there is a person, or a collection besides one."""
-    query = select(func.count()).select_from(tables.persons)
-    several = select(func.count()).select_from(tables.collections)
-    return bool(
-        connection.execute(query).scalar_one() or connection.execute(several).scalar_one() > 1
+    people, several = (
+        count_rows(connection, table, ~is_of_deleted(table))
+        for table in (tables.persons, tables.collections)
     )
+    return bool(people or several > 1)
 
 
 def _read_block(body: Any) -> tuple[Table, list[dict[str, Any]], int]:

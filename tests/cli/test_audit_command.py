@@ -2,8 +2,10 @@
 
 import json
 import stat
+from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
@@ -11,7 +13,12 @@ from typer.testing import CliRunner
 from app.cli import audit
 from app.cli.commands import app
 from app.gallery.backup_bodies import dump, load
+from app.store.records import NewTemplate
+from app.store.sql.collection_removal import CollectionRemoval
+from app.store.sql.lookups import count_rows
+from app.store.sql.tables import persons
 from tests.gallery.conftest import open_store
+from tests.writing import store_person
 
 runner = CliRunner()
 
@@ -71,6 +78,22 @@ def test_persons_of_a_database_that_was_replaced_are_not_named(folder: Path) -> 
     about = [line for line in lines if f"#{number}" in line]
     assert ["alice" in line for line in about] == [False, True]
     assert "(before a restore)" in about[0]
+
+
+def test_persons_of_a_deleted_collection_are_not_named(folder: Path) -> None:
+    """Although their rows are deleted later."""
+    store = open_store(f"sqlite:///{folder / 'likeness.db'}")
+    store.collections.create("staff", "es-1", 4, {})
+    new = NewTemplate(np.ones(4, np.float32), "photo")
+    store_person(store, "staff", "carol", None, [new])
+    number = store.persons.get("staff", "carol").key
+    CollectionRemoval(store.database, count(0, 100).__next__).delete("staff")
+    with store.database.reading() as connection:
+        assert count_rows(connection, persons, persons.c.id == number)
+    (line,) = runner.invoke(
+        app, ["audit", "show", "--action", "person.created"]
+    ).stdout.splitlines()
+    assert f"(deleted) #{number}" in line
 
 
 def test_a_log_that_was_put_back_to_an_earlier_state(folder: Path) -> None:

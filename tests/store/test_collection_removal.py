@@ -1,8 +1,10 @@
 """A deleted collection is gone for everybody at once, and its rows are deleted in transactions of
 limited size, over every database."""
 
+import itertools
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,11 +15,12 @@ from sqlalchemy import func, select
 
 from app.encryption.keys import new_key_line, parse_keys
 from app.encryption.ring import KeyRing
-from app.errors import CollectionNotFound
-from app.gallery.backup_bodies import dump
+from app.errors import CollectionNotFound, StoreUnavailable
+from app.gallery.backup_bodies import dump, load
 from app.store.audit_verification import verify_audit
 from app.store.records import Erasure, NewTemplate, PersonTemplate
 from app.store.sql import collection_removal, tables
+from app.store.sql.audit_log import AuditWriter
 from app.store.sql.collection_removal import CollectionRemoval
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, KEEPS_CROPS, SPACE, open_store, template
@@ -34,6 +37,7 @@ OF_COLLECTIONS = (
 KILLED = """
 import os, signal, sys
 from app.store.backends import create_engine
+from app.store.sql.audit_log import AuditWriter
 from app.store.sql.collection_removal import CollectionRemoval
 from app.store.store import Store
 
@@ -150,3 +154,58 @@ def test_a_killed_deletion_is_finished_by_the_next_process(
     assert deletion["collection"] == "staff"
     assert deletion["details"] == {"persons": FACES, "templates": FACES}
     assert verify_audit(again.audit.everything()).problem is None
+
+
+def test_face_ids_of_a_deleted_collection_are_free_at_once(store: Store, directions: Draw) -> None:
+    """Its export is imported again before all of its rows are deleted."""
+    vectors = directions(FACES)
+    rows = [
+        PersonTemplate(f"p{i}", None, NewTemplate(vector, f"{i}"), str(uuid.UUID(int=i)))
+        for i, vector in enumerate(vectors)
+    ]
+    store.collections.create("staff", SPACE, DIMENSION, {})
+    store.imports.enroll("staff", rows, SPACE)
+    assert deleted_after(store, 1) is Erasure.PENDING
+    store.collections.create("staff", SPACE, DIMENSION, {})
+    again = [
+        face
+        for start in range(0, FACES, 500)
+        for face in store.imports.enroll("staff", rows[start : start + 500], SPACE)
+    ]
+    assert again == [row.face_id for row in rows]
+    finish(store)
+    assert store.collections.count(store.collections.get("staff")).templates == FACES
+
+
+def test_nothing_counts_or_names_what_is_left(
+    engine_url: str, store: Store, directions: Draw
+) -> None:
+    fill(store, "staff", directions(FACES))
+    deleted_after(store, 1)
+    state = store.encryption.state()
+    assert (state.plain, state.plain_crops, state.plain_alternates) == (0, 0, 0)
+    store.collections.delete("default")
+    load(store.database.engine, dump(store.database.engine), replace=False)
+    assert rows_held(store)["templates"] == 0
+
+
+def test_a_transaction_that_is_lost_skips_no_rows(store: Store, directions: Draw) -> None:
+    """They would be deleted with the collection, in one long transaction."""
+    fill(store, "staff", directions(FACES))
+    deleted_after(store, 1)
+    # By its clock each transaction takes longer than a round may.
+    removal = CollectionRemoval(store.database, itertools.count(0, 10).__next__)
+
+    def lose(*_: object) -> None:
+        raise StoreUnavailable("The connection to the database was lost.")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(AuditWriter, "append", lose)
+        for _ in range(10):
+            with pytest.raises(StoreUnavailable):
+                removal.round()
+    held = [rows_held(store)["templates"]]
+    while deleted_collections(store):
+        removal.round()
+        held.append(rows_held(store)["templates"])
+    assert max(-np.diff(held)) == 500

@@ -2,7 +2,7 @@
 deleted, a limited number in each transaction, so that other writes have their turns."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,13 @@ from app.errors import StoreFull, StoreUnavailable
 from app.store.database import Database
 from app.store.records import DeletionCounts, Erasure
 from app.store.sql.audit_log import note
-from app.store.sql.lookups import DELETED, count_rows, deleted_collections, lock_collection
+from app.store.sql.lookups import (
+    DELETED,
+    count_rows,
+    deleted_collections,
+    is_of_deleted,
+    lock_collection,
+)
 from app.store.sql.tables import changes, collections, idempotency, persons, templates
 
 # Seconds after which a deletion, or one round of maintenance, leaves the rest for later.
@@ -28,7 +34,7 @@ PARTS: tuple[tuple[tuple[Column[Any], ...], int], ...] = (
 )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Place:
     """How far the rows of a collection are deleted: the part, and its last row that was deleted,
     after which a server need not look through those before it again."""
@@ -59,7 +65,8 @@ class CollectionRemoval:
         rest = Erasure.DONE
         try:
             place = _Place()
-            while self._remove_some(key, place):
+            while following := self._remove_some(key, place):
+                place = following
                 if self._clock() > until:
                     rest = Erasure.PENDING
                     break
@@ -78,10 +85,11 @@ class CollectionRemoval:
             if self._round_at is None or self._round_at[0] != key:
                 self._round_at = key, _Place()
             removed = True
-            while more := self._remove_some(key, self._round_at[1]):
+            while following := self._remove_some(key, self._round_at[1]):
+                self._round_at = key, following
                 if self._clock() > until:
                     break
-            if more:
+            if following:
                 break
         else:
             self._round_at = None
@@ -110,34 +118,52 @@ class CollectionRemoval:
                  templates=held.templates)  # fmt: skip
         return key, held
 
-    def _remove_some(self, key: int, place: _Place) -> bool:
-        """Delete the next rows of a collection that nobody can see; whether there may be more."""
+    def _remove_some(self, key: int, place: _Place) -> _Place | None:
+        """Delete the next rows of a collection that nobody can see. Returns the place after them
+        once they are deleted for good; None if there are no more."""
         with self._database.writing() as connection:
             mine = collections.c.id == key
             # Two processes may do this at the same time.
             if not connection.execute(select(collections.c.id).where(mine).with_for_update()).all():
-                return False
+                return None
             while place.part < len(PARTS):
                 columns, limit = PARTS[place.part]
-                if _delete_rows(connection, key, columns, limit, place):
-                    return True
-                place.part, place.last = place.part + 1, None
+                last = _delete_rows(connection, key, columns, limit, place.last)
+                if last is not None:
+                    return replace(place, last=last)
+                place = _Place(place.part + 1)
             connection.execute(delete(collections).where(mine))
-            return False
+            return None
+
+
+def free_face_ids(connection: Connection, face_ids: Collection[str]) -> None:
+    """Delete the faces of deleted collections that have one of the ids: an export of such a
+    collection can be imported again with its ids, before all of its rows are deleted."""
+    theirs = templates.c.face_id.in_(face_ids) & is_of_deleted(templates)
+    owners = select(templates.c.collection).where(theirs)
+    mine = collections.c.id.in_(owners)
+    # First, as `_remove_some` does, which deletes the same rows in another order.
+    if connection.execute(select(collections.c.id).where(mine).with_for_update()).all():
+        connection.execute(delete(templates).where(theirs))
 
 
 def _delete_rows(
-    connection: Connection, key: int, columns: tuple[Column[Any], ...], limit: int, place: _Place
-) -> bool:
-    """Delete the next rows of a part; whether there were any."""
+    connection: Connection,
+    key: int,
+    columns: tuple[Column[Any], ...],
+    limit: int,
+    after: tuple[Any, ...] | None,
+) -> tuple[Any, ...] | None:
+    """Delete the next rows of a part, those after `after`. Returns the last of them; None if there
+    were none."""
     table, row = columns[0].table, tuple_(*columns)
     beyond: list[ColumnElement[bool]] = [table.c.collection == key]
-    if place.last is not None:
-        beyond.append(row > place.last)
+    if after is not None:
+        beyond.append(row > after)
     query = select(*columns).where(*beyond).order_by(*columns).limit(limit)
     found = connection.execute(query).all()
-    if found:
-        last = tuple(found[-1])
-        connection.execute(delete(table).where(*beyond, row <= last))
-        place.last = last
-    return bool(found)
+    if not found:
+        return None
+    last = tuple(found[-1])
+    connection.execute(delete(table).where(*beyond, row <= last))
+    return last

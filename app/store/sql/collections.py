@@ -21,11 +21,11 @@ from app.store.sql.lookups import (
     collection_query,
     collection_record,
     count_rows,
-    deleted_collections,
     fetch_page,
     get_again,
     get_collection,
     is_live,
+    is_of_deleted,
     lock_collection,
     to_page,
 )
@@ -185,7 +185,7 @@ class CollectionStore:
         recently enrolled into first."""
         count, newest = func.count(), func.max(templates.c.id)
         query = select(templates.c.collection, count).group_by(templates.c.collection)
-        query = query.where(templates.c.collection.not_in(deleted_collections()))
+        query = query.where(~is_of_deleted(templates))
         query = query.having(count >= at_least).order_by(newest.desc())
         with self._database.reading() as connection:
             return {key: int(held) for key, held in connection.execute(query)}

@@ -15,6 +15,7 @@ from app.store.metadata import check_metadata
 from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
 from app.store.sql.audit_log import note_each
 from app.store.sql.changes import ADD, log_change
+from app.store.sql.collection_removal import free_face_ids
 from app.store.sql.consents import consent_until, needs_consent, note_consent, require_consent
 from app.store.sql.lookups import aware, get_collection, lock_collection
 from app.store.sql.persons import set_metadata
@@ -183,6 +184,7 @@ def _taken(connection: Connection, face_ids: Sequence[str]) -> set[str]:
     # One import after the other: another one may store the same ids in another collection, whose
     # lock is not this one's.
     connection.execute(select(database.c.id).with_for_update())
+    free_face_ids(connection, face_ids)
     query = select(templates.c.face_id).where(templates.c.face_id.in_(face_ids))
     return set(connection.execute(query).scalars())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, select
 
 from app.errors import CollectionNotFound, FaceNotFound, PersonNotFound
 from app.index.port import Ids, Templates
@@ -18,7 +18,7 @@ from app.store.metadata import CorrectedMetadata
 from app.store.records import MAX_PAGE_BYTES, CollectionRecord, FaceRecord, Page, PersonRecord
 from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.statements import Statement
-from app.store.sql.tables import collections, database, persons, templates
+from app.store.sql.tables import collections, database, declared_pairs, persons, templates
 
 ROWS_AT_ONCE = 32  # that a driver reads ahead
 # JSON of one page as an earlier version stored it, which may be longer than today's.
@@ -89,6 +89,18 @@ def is_live() -> ColumnElement[bool]:
 def deleted_collections() -> Select[Any]:
     """The keys of the deleted collections of which there are still rows."""
     return select(collections.c.id).where(collections.c.name.like(f"{DELETED}%"))
+
+
+def is_of_deleted(table: Table) -> ColumnElement[bool]:
+    """Whether a row of a table with data of collections belongs to a deleted one: whatever counts
+    or names rows of several collections leaves these out."""
+    if table is collections:
+        return ~is_live()
+    if "collection" in table.c:
+        return table.c.collection.in_(deleted_collections())
+    owner = persons if table is declared_pairs else templates
+    (column, *_) = table.primary_key.columns
+    return column.in_(select(owner.c.id).where(owner.c.collection.in_(deleted_collections())))
 
 
 def collection_record(row: Any) -> CollectionRecord:
