@@ -90,9 +90,8 @@ def test_persons_of_a_deleted_collection_are_not_named(folder: Path) -> None:
     CollectionRemoval(store.database, count(0, 100).__next__).delete("staff")
     with store.database.reading() as connection:
         assert count_rows(connection, persons, persons.c.id == number)
-    (line,) = runner.invoke(
-        app, ["audit", "show", "--action", "person.created"]
-    ).stdout.splitlines()
+    shown = runner.invoke(app, ["audit", "show", "--action", "person.enrolled"])
+    (line,) = shown.stdout.splitlines()
     assert f"(deleted) #{number}" in line
 
 
