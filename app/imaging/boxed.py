@@ -12,27 +12,28 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from app.imaging.decoding import image_errors, turn_of
-from app.imaging.limits import ImageLimits, check_size, damaged
+from app.imaging.formats import Header
+from app.imaging.limits import ImageLimits, check_opened, damaged
 from app.imaging.pixels import array_to_bgr, picture_to_bgr
 from app.types import DecodedImage, Image
 
 
-def decode_boxed(format_name: str, data: bytes, limits: ImageLimits) -> DecodedImage:
+def decode_boxed(header: Header, data: bytes, limits: ImageLimits) -> DecodedImage:
     """Decode a photo whose bytes and header were checked. Raises ImageTooLarge or
     UnreadableImage."""
     with image_errors(limits):
-        pixels = _decode_heic(data, limits) if format_name == "HEIC" else _decode_avif(data, limits)
+        decode = _decode_heic if header.format == "HEIC" else _decode_avif
+        pixels = decode(header, data, limits)
     return DecodedImage(pixels, pixels.shape[1], pixels.shape[0])
 
 
-def _decode_heic(data: bytes, limits: ImageLimits) -> Image:
+def _decode_heic(header: Header, data: bytes, limits: ImageLimits) -> Image:
     # Photos run side by side as it is, and thumbnails and depths are of no use.
     pi_heif.options.DECODE_THREADS = 1
     pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
     file = pi_heif.open_heif(data, bgr_mode=True)
     photo = file[file.primary_index]
-    width, height = photo.size
-    check_size(width, height, limits)
+    check_opened(photo.size, header, limits)
     # A copy: the array that it gives does not keep the memory alive in which its pixels lie.
     stored: NDArray[np.generic] = np.array(photo)
     if stored.dtype != np.uint8:
@@ -44,9 +45,9 @@ def _decode_heic(data: bytes, limits: ImageLimits) -> Image:
     return array_to_bgr(np.asarray(stored, np.uint8))
 
 
-def _decode_avif(data: bytes, limits: ImageLimits) -> Image:
+def _decode_avif(header: Header, data: bytes, limits: ImageLimits) -> Image:
     with PillowImage.open(io.BytesIO(data), formats=("AVIF",)) as picture:
-        check_size(*picture.size, limits)
+        check_opened(picture.size, header, limits)
         picture.info.pop("xmp", None)
         picture.load()
         return picture_to_bgr(picture, turn_of(picture))

@@ -60,7 +60,7 @@ class PhotoDecoder:
         with self._memory.hold(memory, self.limits.decode_seconds):
             if suspicious:
                 return self._decode_apart(data, enough)
-            return decode_here(header.format, data, self.limits, enough)
+            return decode_here(header, data, self.limits, enough)
 
     def close(self) -> None:
         """End the processes that wait for photos."""

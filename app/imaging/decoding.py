@@ -18,7 +18,8 @@ from PIL import Image as PillowImage
 
 from app.errors import ImageError
 from app.imaging import jpeg
-from app.imaging.limits import ImageLimits, check_size, damaged, too_many_pixels
+from app.imaging.formats import Header
+from app.imaging.limits import ImageLimits, check_opened, damaged, too_many_pixels
 from app.imaging.pixels import TURNS, UPRIGHT, Turn, array_to_bgr, picture_to_bgr
 from app.imaging.png import without_comments
 from app.types import DecodedImage
@@ -39,22 +40,22 @@ _CONTINUATIONS = (
 
 
 def decode_here(
-    format_name: str, data: bytes, limits: ImageLimits, enough: int | None = None
+    header: Header, data: bytes, limits: ImageLimits, enough: int | None = None
 ) -> DecodedImage:
     """Decode a photo whose bytes and header were checked, reduced where `enough` allows it.
 
     Raises ImageTooLarge or UnreadableImage.
     """
     with image_errors(limits):
-        match format_name:
+        match header.format:
             case "JPEG":
-                return _decode_jpeg(data, limits, enough)
+                return _decode_jpeg(header, data, limits, enough)
             case "PNG":
-                return _decode_picture("PNG", without_comments(data), limits)
+                return _decode_picture(header, without_comments(data), limits)
             case "WEBP":
-                return _decode_webp(data, limits)
+                return _decode_webp(header, data, limits)
             case _:
-                raise AssertionError(f"{format_name} is none of FORMATS")
+                raise AssertionError(f"{header.format} is none of FORMATS")
 
 
 @contextmanager
@@ -71,11 +72,11 @@ def image_errors(limits: ImageLimits) -> Iterator[None]:
 
 
 def _decode_picture(
-    format_name: str, data: bytes, limits: ImageLimits, enough: int | None = None
+    header: Header, data: bytes, limits: ImageLimits, enough: int | None = None
 ) -> DecodedImage:
-    with PillowImage.open(io.BytesIO(data), formats=(format_name,)) as picture:
+    with PillowImage.open(io.BytesIO(data), formats=(header.format,)) as picture:
         width, height = picture.size
-        check_size(width, height, limits)
+        check_opened(picture.size, header, limits)
         reduction = _reduce(picture, enough)
         picture.load()
         turn = turn_of(picture)
@@ -85,22 +86,24 @@ def _decode_picture(
     return DecodedImage(pixels, width, height, reduction)
 
 
-def _decode_jpeg(data: bytes, limits: ImageLimits, enough: int | None) -> DecodedImage:
+def _decode_jpeg(
+    header: Header, data: bytes, limits: ImageLimits, enough: int | None
+) -> DecodedImage:
     try:
-        return _decode_picture("JPEG", data, limits, enough)
+        return _decode_picture(header, data, limits, enough)
     except OSError:
         if jpeg.ends(data) or not jpeg.is_complete(data):
             raise
-    return _decode_endless_jpeg(data.rstrip(b"\xff"), limits)
+    return _decode_endless_jpeg(header, data.rstrip(b"\xff"), limits)
 
 
-def _decode_endless_jpeg(data: bytes, limits: ImageLimits) -> DecodedImage:
+def _decode_endless_jpeg(header: Header, data: bytes, limits: ImageLimits) -> DecodedImage:
     """Decode a JPEG that may lack nothing but its end marker: then no pixel depends on what comes
     next. Raises UnreadableImage where one does."""
     known, photo = b"", None
     for more in _CONTINUATIONS:
         photo = None  # one at a time in memory
-        photo = _decode_picture("JPEG", data + more + jpeg.END_OF_IMAGE, limits)
+        photo = _decode_picture(header, data + more + jpeg.END_OF_IMAGE, limits)
         digest = hashlib.sha256(photo.pixels.data).digest()
         if known and digest != known:
             raise damaged()
@@ -109,14 +112,14 @@ def _decode_endless_jpeg(data: bytes, limits: ImageLimits) -> DecodedImage:
     return photo
 
 
-def _decode_webp(data: bytes, limits: ImageLimits) -> DecodedImage:
+def _decode_webp(header: Header, data: bytes, limits: ImageLimits) -> DecodedImage:
     with PillowImage.open(io.BytesIO(data), formats=("WEBP",)) as picture:
-        check_size(*picture.size, limits)
+        check_opened(picture.size, header, limits)
         turn = turn_of(picture)
         animated = getattr(picture, "is_animated", False)
     del picture
     if animated:
-        return _decode_picture("WEBP", data, limits)
+        return _decode_picture(header, data, limits)
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if stored is None:
         raise damaged()

@@ -42,6 +42,18 @@ def check_size(width: int, height: int, limits: ImageLimits) -> None:
         raise too_many_pixels(f"The image measures {width} × {height} pixels", limits)
 
 
+def check_opened(size: tuple[int, int], header: Header, limits: ImageLimits) -> None:
+    """Check the size that a decoder is about to decode: a file may state several, and the memory
+    that was counted is that of its header. Raises ImageTooLarge or UnreadableImage."""
+    width, height = size
+    check_size(width, height, limits)
+    if width * height > header.pixels:
+        raise UnreadableImage(
+            f"The image is damaged: its header states {header.width} × {header.height} pixels, and "
+            f"the picture in it {width} × {height}. Save it again, as a JPEG."
+        )
+
+
 def too_many_pixels(what: str, limits: ImageLimits) -> ImageTooLarge:
     """The refusal of a photo of which `what` says how large it is."""
     return ImageTooLarge(

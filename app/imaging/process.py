@@ -40,8 +40,8 @@ def _limit_self(most: int) -> None:
 def _decode(request: DecodeRequest) -> DecodedImage:
     header = inspect(request.data, request.limits)
     if header.format in ISOLATED_FORMATS:
-        return decode_boxed(header.format, request.data, request.limits)
-    return decode_here(header.format, request.data, request.limits, request.enough)
+        return decode_boxed(header, request.data, request.limits)
+    return decode_here(header, request.data, request.limits, request.enough)
 
 
 def _answer(connection: DecoderChannel, request: DecodeRequest) -> None:

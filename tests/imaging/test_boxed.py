@@ -6,6 +6,7 @@ stored on its side, with `irot` and with EXIF data that say so too.
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from PIL import Image as PillowImage
 
 from app.errors import ImageTooLarge, UnreadableImage
 from app.imaging import ImageLimits, PhotoDecoder, read_header
+from app.imaging.boxed import decode_boxed
+from app.imaging.decoding import decode_here
 
 HEIC = Path(__file__).parents[1] / "data" / "heic"
 LIMITS = ImageLimits()
@@ -102,6 +105,35 @@ def test_the_first_picture_of_an_avif_sequence(decoder: PhotoDecoder) -> None:
     frames = [PillowImage.fromarray(p) for p in (picture(), picture()[::-1])]
     data = avif(frames[0], save_all=True, append_images=frames[1:])
     assert distance(decoder.decode(data).pixels, picture()) < 2
+
+
+def test_a_track_larger_than_the_header_is_refused_before_it_is_decoded(
+    decoder: PhotoDecoder,
+) -> None:
+    """Of a sequence the track is decoded, and the memory is counted by the header's `meta`."""
+    frames = [PillowImage.fromarray(p) for p in (picture(), picture()[::-1])]
+    data = bytearray(avif(frames[0], save_all=True, append_images=frames[1:]))
+    at = data.find(b"ispe") + 8
+    data[at : at + 8] = (64).to_bytes(4, "big") * 2
+    with pytest.raises(
+        UnreadableImage, match="states 64 × 64 pixels, and the picture in it 96 × 64"
+    ):
+        decoder.decode(bytes(data))
+
+
+@pytest.mark.parametrize("kind", ["avif", "heic", "webp", "png", "jpeg"])
+def test_nothing_larger_than_what_was_counted_is_decoded(kind: str) -> None:
+    """Whatever a format's parser takes for the size."""
+    buffer = io.BytesIO()
+    if kind in ("webp", "png", "jpeg"):
+        PillowImage.fromarray(picture()).save(buffer, kind)
+    data = buffer.getvalue() or samples()[kind]
+    header = read_header(data)
+    assert header is not None
+    decode = decode_boxed if kind in ("avif", "heic") else decode_here
+    assert decode(header, data, LIMITS).pixels.shape == (64, 96, 3)
+    with pytest.raises(UnreadableImage, match="and the picture in it 96 × 64"):
+        decode(replace(header, height=63), data, LIMITS)
 
 
 def samples() -> dict[str, bytes]:
