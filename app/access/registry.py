@@ -64,7 +64,7 @@ class AccessRegistry:
         self._stored: dict[str, datetime] = {}  # hours that are, since the keys were read
         self._stopping = False
         self._wake = threading.Event()
-        self._next: Future[None] = Future()  # the next reading
+        self._next: Future[bool] = Future()  # the next reading
         self._thread = threading.Thread(target=self._run, name="access-keys", daemon=True)
         began = clock()
         self._read = _Read(began, *store.all())
@@ -97,9 +97,9 @@ class AccessRegistry:
         if changed:
             self._warn_of_another_pepper()
 
-    def renewal(self) -> Future[None]:
-        """Done when the thread has tried once more to read the keys, from now on. Callers share it;
-        whether it succeeded is said by `fresh`."""
+    def renewal(self) -> Future[bool]:
+        """Done when the thread has tried once more to read the keys, from now on: whether it has
+        read them. Callers share it."""
         renewal = self._next
         self._wake.set()
         return renewal
@@ -180,14 +180,15 @@ class AccessRegistry:
             # Requests that call `renewal` from here on wait for the reading after this one.
             due, self._next = self._next, Future()
             if self._stopping:
-                due.set_result(None)
+                due.set_result(False)
                 return
+            read = False
             try:
                 self.refresh()
-                failing = False
+                read, failing = True, False
             except Exception as error:  # noqa: BLE001 (the database may be away for a while)
                 if not failing:
                     log(logging.WARNING, "the access keys cannot be read; without them no call is "
                         "accepted", reason=getattr(error, "detail", repr(error)))  # fmt: skip
                 failing = True
-            due.set_result(None)
+            due.set_result(read)

@@ -219,10 +219,11 @@ class AccessControl:
     async def _read_again(self) -> None:
         """Wait, for a limited time, until the keys were read again. Raises StoreUnavailable."""
         renewal = asyncio.wrap_future(self._registry.renewal())
+        read = False
         with suppress(TimeoutError):
             # Others wait for the same reading: it must not be cancelled with this request.
-            await asyncio.wait_for(asyncio.shield(renewal), LEASE_S)
-        if not self._registry.fresh:
+            read = await asyncio.wait_for(asyncio.shield(renewal), LEASE_S)
+        if not read:
             raise StoreUnavailable(
                 "The access keys cannot be read from the database, so no call is accepted. Try "
                 "again in a moment.",

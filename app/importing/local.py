@@ -24,6 +24,7 @@ from app.importing.source_rows import Row, content_of, storable
 from app.recognition.enroll import content_digest, template_from_embedding, template_from_photo
 from app.services import Services
 from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
+from app.store.sql.lookups import bound_to
 from app.telemetry.logs import log
 
 ROWS_A_TRANSACTION = 1_000
@@ -86,7 +87,8 @@ class LocalImport:
     def run(self, rows: Iterator[Row], on_outcome: OutcomeCallback) -> None:
         """Import all rows; each outcome is reported when it is on disk.
 
-        Raises StoreFull, StoreUnavailable, ImportSourceError and ImportStopped, and what the
+        Raises StoreFull, StoreUnavailable, ImportSourceError, ImportStopped, CollectionNotFound if
+        the collection is deleted (also if its name is given to another one), and what the
         analysis of more than MOST_UNEXPECTED photos in a row raises; what was reported before stays
         done.
         """
@@ -94,7 +96,10 @@ class LocalImport:
         self._journal = Journal(path, self._decided_by)
         failed: list[LikenessError] = []
         under_way = RowsInFlight(self._workers)
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="import") as threads:
+        with (
+            bound_to(self._record),
+            ThreadPoolExecutor(self._workers, thread_name_prefix="import") as threads,
+        ):
             try:
                 for arrived in self._read(rows, failed):
                     for ready, size in self._submit(arrived, threads):

@@ -47,6 +47,10 @@ class Retries:
         self._again_at = time.monotonic() + pause
         return pause
 
+    def is_of(self, import_id: str) -> bool:
+        """Whether the last attempt that ended by such an error was at that import."""
+        return import_id == self._import_id
+
     def waits(self, import_id: str) -> bool:
         """Whether the pause of that import is not over yet."""
         return import_id == self._import_id and time.monotonic() < self._again_at

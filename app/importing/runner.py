@@ -19,6 +19,7 @@ from app.importing.retries import MOST_TRIES, Retries, passes
 from app.importing.source_options import SourceOptions
 from app.services import Services
 from app.store.actor import acting_as
+from app.store.records import CollectionRecord
 from app.telemetry.logs import log
 
 # How often the process that runs imports looks for new jobs of other processes, checks whether the
@@ -219,7 +220,8 @@ class ImportRunner:
                     "state": JobState.RUNNING,
                     "started_at": self._clock(),
                     "counts": {},
-                    "attempts": job.attempts + 1,
+                    # They count the ends of processes that left the job, not its errors.
+                    "attempts": 1 if self._retries.is_of(job.import_id) else job.attempts + 1,
                     "detail": None,
                 }
                 running = job.model_copy(update=update)
@@ -229,16 +231,18 @@ class ImportRunner:
 
     def _do(self, job: ImportJob) -> None:
         counts = self._counts[job.import_id] = Counts()
-        state, detail = self._outcome(job, counts)
-        with self._folder.exclusive():
-            now = self._folder.find(job.import_id)
-            if now is None:
-                self._folder.forget(job)
-            elif state is not None:
-                self.end(now.model_copy(update={"counts": counts.members()}), state, detail)
-            else:  # the service did not die, so this attempt does not count
-                update = {"attempts": 0, "counts": counts.members(), "detail": detail}
-                self._folder.save(now.model_copy(update=update))
+        try:
+            state, detail = self._outcome(job, counts)
+            with self._folder.exclusive():
+                now = self._folder.find(job.import_id)
+                if now is None:
+                    self._folder.forget(job)
+                elif state is not None:
+                    self.end(now.model_copy(update={"counts": counts.members()}), state, detail)
+                else:  # the service did not die, so this attempt does not count
+                    update = {"attempts": 0, "counts": counts.members(), "detail": detail}
+                    self._folder.save(now.model_copy(update=update))
+        finally:
             self._counts.clear()
 
     def _outcome(self, job: ImportJob, counts: Counts) -> tuple[JobState | None, str | None]:
@@ -291,7 +295,7 @@ class ImportRunner:
 
     def _enroll(self, job: ImportJob, counts: Counts) -> None:
         services = self._services
-        record = services.gallery.require(job.collection)
+        record = self._collection_of(job)
         given = SourceOptions(
             record.embedding_space,
             services.settings.max_image_bytes,
@@ -317,6 +321,17 @@ class ImportRunner:
 
             self._share_progress(job, counts, total=reader.total())
             LocalImport(services, record, job.options, workers).run(reader.rows(), on_outcome)
+
+    def _collection_of(self, job: ImportJob) -> CollectionRecord:
+        """The collection of a job. Raises _Ended and forgets the job if it was deleted: one that
+        was created later has only the name in common."""
+        with suppress(CollectionNotFound):
+            record = self._services.gallery.require(job.collection)
+            if record.created_at <= job.created_at:
+                return record
+        with self._folder.exclusive():
+            self.forget(job)
+        raise _Ended
 
     def _share_progress(self, job: ImportJob, counts: Counts, **progress: object) -> None:
         """Write the progress of a job. Raises _Ended if the job was cancelled or forgotten."""

@@ -8,6 +8,7 @@ import pytest
 
 from app.access.keys import AccessKey, KeyLimits, NewKey, Scope
 from app.api.endpoints.access_keys import KeyInfo
+from app.errors import StoreUnavailable
 from app.services import Services
 from app.store.sql.audit_log import AuditFilter
 from tests.api.conftest import OWN
@@ -49,6 +50,22 @@ def test_a_new_key_is_accepted_at_once(site: httpx.Client, keyed: Services) -> N
         codes.append(site.get("/v1/collections", headers={"X-Api-Key": token}).status_code)
         keyed.access_keys.revoke(f"new-{number}")
     assert codes == [200] * 5
+
+
+def test_a_new_key_is_not_refused_while_the_keys_cannot_be_read(
+    site: httpx.Client, keyed: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that is answered with 401 does not try again."""
+
+    def away() -> int:
+        raise StoreUnavailable("The database does not answer.")
+
+    _, token = keyed.access_keys.create(NewKey("at-a-bad-moment", [Scope.MANAGE]))
+    with monkeypatch.context() as patched:
+        patched.setattr(keyed.access_keys, "revision", away)
+        answer = site.get("/v1/collections", headers={"X-Api-Key": token})
+    assert (answer.status_code, code_of(answer)) == (503, "store_unavailable")
+    keyed.access_keys.revoke("at-a-bad-moment")
 
 
 def test_a_body_that_is_complete_after_the_revocation_is_not_processed(

@@ -91,6 +91,26 @@ def test_a_start_forgets_imports_of_a_collection_that_was_deleted(
     services.close()
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_an_import_that_waits_is_forgotten_with_a_collection_that_was_deleted(
+    tmp_path: Path, archive: Path, again: bool
+) -> None:
+    """It must not go into another collection that has the name by then."""
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    services.gallery.create_collection("brief", {})
+    job = queue(ImportJobs(services), archive, "brief")
+    delete_collection(services.gallery, "brief")
+    if again:
+        services.gallery.create_collection("brief", {})
+    jobs = ImportJobs(services)
+    jobs.start()
+    until(lambda: not list((tmp_path / "data" / "imports").glob(f"{job.import_id}*")))
+    jobs.stop()
+    if again:
+        assert services.gallery.size("brief").persons == 0
+    services.close()
+
+
 def test_imports_of_a_deleted_collection_that_cannot_be_removed_are_pending(
     tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +361,7 @@ def test_an_end_that_is_not_written_yet_is_forgotten_with_its_collection(
         jobs.start()
         until(lambda: jobs.get("default", job.import_id).state is JobState.DONE)
         assert jobs.forget_collection("default") is Erasure.DONE
+    services.gallery.create_collection("other", {})
     after = queue(jobs, archive, "other")
     until(lambda: jobs.get("other", after.import_id).state not in UNDER_WAY)
     assert jobs.of("default") == []

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.errors import StoreUnavailable, WorkerDied
+from app.errors import CollectionNotFound, StoreUnavailable, WorkerDied
 from app.importing import in_flight
 from app.importing import local as module
 from app.importing.folders import folder_rows
@@ -29,7 +30,7 @@ from app.settings import Settings
 from app.store.records import NewTemplate
 from app.store.sql.audit_log import AuditFilter
 from app.types import JsonObject
-from tests.writing import delete_person
+from tests.writing import delete_collection, delete_person
 
 Run = Callable[..., list[RowOutcome]]
 
@@ -385,6 +386,32 @@ def test_embeddings_of_many_people(run: Run, services: Services) -> None:
     (found,) = services.gallery.identify("default", probe, 1).rows
     assert found[0].face.person_id == "person 1000"
     assert {one.reason for one in run(rows)} == {"already_enrolled"}
+
+
+@pytest.mark.parametrize("kind", ["embedding", "person"])
+def test_a_collection_that_is_deleted_ends_it_though_another_gets_the_name(
+    services: Services, kind: str
+) -> None:
+    gallery = services.gallery
+    gallery.create_collection("staff", {})
+    record = gallery.require("staff")
+    rows = embeddings(2, services.pack.recogniser.dimension)
+    if kind == "person":
+        rows = [replace(row, embedding=None, without_face=True) for row in rows]
+
+    def replace_collection() -> None:
+        delete_collection(gallery, "staff")
+        gallery.create_collection("staff", {})
+
+    def meanwhile() -> Iterator[Row]:
+        yield rows[0]
+        with ThreadPoolExecutor(1) as another:
+            another.submit(replace_collection).result()
+        yield rows[1]
+
+    with pytest.raises(CollectionNotFound, match="'staff'"):
+        LocalImport(services, record, ImportOptions()).run(meanwhile(), lambda _: None)
+    assert gallery.size("staff").persons == 0
 
 
 def test_rows_that_cannot_be_used_fail_alone(run: Run, services: Services) -> None:

@@ -10,7 +10,7 @@ import pytest
 from app.errors import Overloaded, StoreUnavailable
 from app.importing import retries
 from app.importing import runner as module
-from app.importing.job_folder import ImportJob, JobState
+from app.importing.job_folder import ImportJob, JobFolder, JobState
 from app.importing.jobs import ImportJobs
 from app.importing.source_rows import ImportSourceError
 from app.services import build_services
@@ -94,6 +94,32 @@ def test_an_error_that_does_not_pass_ends_the_import(
     assert len(begun) == retries.MOST_TRIES
     assert "tried 10 times" in str(jobs.get("default", job.import_id).detail)
     assert not list((tmp_path / "data" / "imports").glob("*.zip"))
+    jobs.stop()
+    services.close()
+
+
+def test_attempts_that_cannot_be_noted_are_no_ends_of_the_service(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no file can be opened, neither can that of the job."""
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(retries, "LONGEST_PAUSE_S", 0.01)
+    lack = OSError(errno.EMFILE, "Too many open files")
+    begun = fail_first(monkeypatch, lack, times=module.MOST_ATTEMPTS + 2)
+    save = JobFolder.save
+
+    def saving(self: JobFolder, job: ImportJob) -> None:
+        if job.detail is not None:
+            raise lack
+        save(self, job)
+
+    monkeypatch.setattr(JobFolder, "save", saving)
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    jobs = ImportJobs(services)
+    jobs.start()
+    job = queue(jobs, archive)
+    until(lambda: jobs.get("default", job.import_id).state is JobState.DONE)
+    assert len(begun) == module.MOST_ATTEMPTS + 3
     jobs.stop()
     services.close()
 

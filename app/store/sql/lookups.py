@@ -3,7 +3,9 @@
 Each takes an open connection: the caller's transaction decides what it sees.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
@@ -59,7 +61,30 @@ def _one_collection(connection: Connection, name: str, query: Statement) -> Coll
         row = query.first(connection, {"spelling": spelling})
     if row is None:
         raise collection_not_found(name)
-    return collection_record(row)
+    record = collection_record(row)
+    bound = _BOUND.get()
+    if bound is not None and bound.name == record.name and not _is_same(bound, record):
+        raise collection_not_found(name)
+    return record
+
+
+# The collection that work of this context is for.
+_BOUND: ContextVar[CollectionRecord | None] = ContextVar("bound", default=None)
+
+
+@contextmanager
+def bound_to(collection: CollectionRecord) -> Iterator[None]:
+    """Within this block the collection's name means this very collection. If it is deleted, one
+    that is created under its name is not found: for work that lasts, as an import does."""
+    token = _BOUND.set(collection)
+    try:
+        yield
+    finally:
+        _BOUND.reset(token)
+
+
+def _is_same(one: CollectionRecord, other: CollectionRecord) -> bool:
+    return (one.database, one.key) == (other.database, other.key)
 
 
 def collection_not_found(name: str) -> CollectionNotFound:
