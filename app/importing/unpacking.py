@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, BinaryIO, Protocol, cast
 
+from app.importing.expansion import Budget
 from app.importing.source_rows import ImportSourceError
 
 PIECE = 1 << 16
@@ -27,36 +28,6 @@ UNREADABLE = (
     zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, zlib.error,
     lzma.LZMAError, ValueError, LookupError, OverflowError,
 )  # fmt: skip
-
-
-# Bytes that may be read from an archive, as a multiple of its own: photos hardly compress, tables
-# of embeddings to a third. A small archive may expand to more.
-MAX_EXPANSION = 100
-LEAST_EXPANDED = 256 << 20
-
-
-class Budget:
-    """The decompressed bytes that may still be read from an archive in one pass: a few compressed
-    ones may stand for terabytes, which take days to read."""
-
-    def __init__(self, name: str, size: int | None) -> None:
-        """`size`: the bytes of the archive; None for a stream, of which any number may be read."""
-        self._name = name
-        self._size = size
-        self._read = 0
-
-    def take(self, count: int) -> None:
-        """Count bytes that are read. Raises ImportSourceError if they are too many."""
-        self._read += count
-        if self._size is None:
-            return
-        most = max(MAX_EXPANSION * self._size, LEAST_EXPANDED)
-        if self._read > most:
-            raise ImportSourceError(
-                f"{self._name} has {self._size:,} bytes and expands to more than {most:,}, the "
-                "limit for that size: it is damaged or hostile. If it is neither, send its files "
-                "in an archive that is not compressed."
-            )
 
 
 class Decompressor(Protocol):

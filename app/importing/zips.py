@@ -11,6 +11,7 @@ from typing import IO, Any, BinaryIO
 
 import orjson
 
+from app.importing.expansion import Budget
 from app.importing.layouts import (
     Layout,
     NameDecoder,
@@ -33,7 +34,7 @@ from app.importing.tables import (
     is_manifest,
     text_of,
 )
-from app.importing.unpacking import UNREADABLE, Budget, open_member
+from app.importing.unpacking import UNREADABLE, open_member
 
 MANIFEST = "manifest.jsonl"
 IN_MEMORY = 16 << 20
@@ -198,9 +199,10 @@ class _Zip:
 
         options = self._options
         context = TableContext(find, options.space, options.given_space)
-        with self._read(info) as opened, text_of(opened) as text:
+        # Its bytes are counted as they are read, beside its rows.
+        with self._read(info, 0) as opened, text_of(self._budget.table(opened)) as text:
             rows_of = TABLES[table.suffix.lower()]
-            yield from rows_of(text, f"{self._name}/{table}", context)
+            yield from self._budget.rows(rows_of(text, f"{self._name}/{table}", context))
 
     def count_lines(self, table: PurePosixPath) -> int | None:
         """The approximate number of rows of a table; None if counting would take long."""
@@ -254,7 +256,8 @@ class _Zip:
 
     @contextmanager
     def _read(self, info: zipfile.ZipInfo, most: int | None = None) -> Iterator[Any]:
-        """A member that is read to its end, or to `most` bytes. Raises ImportSourceError."""
+        """A member that is read to its end; of it `most` bytes are counted, all for None. Raises
+        ImportSourceError."""
         # No member gives more than the size that it states.
         self._budget.take(info.file_size if most is None else min(info.file_size, most))
         try:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from app.importing import tables, unpacking, zips
+from app.importing import expansion, tables, zips
 from app.importing.outcomes import RowOutcome, RowResult, report_writer
 from app.importing.source_rows import ImportSourceError, Row, UnreadableFile
 from app.importing.sources import SourceOptions, rows_of
@@ -156,11 +156,11 @@ def test_a_few_bytes_that_expand_to_many_end_the_import(
             info = tarfile.TarInfo(f"ada/{number}.mov")
             info.size = 8 * MIB
             archive.addfile(info, io.BytesIO(bytes(info.size)))
-    monkeypatch.setattr(unpacking, "LEAST_EXPANDED", 20 * MIB)
-    monkeypatch.setattr(unpacking, "MAX_EXPANSION", 2)
+    monkeypatch.setattr(expansion, "LEAST_EXPANDED", 20 * MIB)
+    monkeypatch.setattr(expansion, "MAX_EXPANSION", 2)
     with pytest.raises(ImportSourceError, match="expands to more than 20,971,520, the limit"):
         read_all(path)
-    monkeypatch.setattr(unpacking, "MAX_EXPANSION", 10_000_000)
+    monkeypatch.setattr(expansion, "MAX_EXPANSION", 10_000_000)
     assert len(list(tar_rows(path, OPTIONS))) == 3
 
 
@@ -173,7 +173,7 @@ def test_members_of_a_zip_that_expand_to_many_bytes_are_refused(
         archive.writestr("ada/1.jpg", b"photo")
         for number in range(2, 5):
             archive.writestr(f"ada/{number}.jpg", bytes(MIB))
-    monkeypatch.setattr(unpacking, "LEAST_EXPANDED", 2 * MIB + 100)
+    monkeypatch.setattr(expansion, "LEAST_EXPANDED", 2 * MIB + 100)
     rows = list(rows_of([str(path)], OPTIONS))
     assert [row.problem is None for row in rows] == [True, True, True, False]
     assert "expands to more than" in problems(rows)[3]
@@ -185,9 +185,61 @@ def test_a_table_of_a_zip_that_expands_to_many_bytes_is_refused(
     path = tmp_path / "table.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("manifest.csv", "person_id,image\n" + "ada,1.jpg\n" * 300_000)
-    monkeypatch.setattr(unpacking, "LEAST_EXPANDED", 2 * MIB)
+    monkeypatch.setattr(expansion, "LEAST_EXPANDED", 2 * MIB)
     with pytest.raises(ImportSourceError, match="expands to more than"):
         read_all(path)
+
+
+def table_of_rows(path: Path, metadata: int, rows: int, suffix: str = "") -> None:
+    """A zip whose table has rows that differ in their ids alone."""
+    text = "The person has given consent. " * (metadata // 30)
+    lines = (
+        json.dumps({"person_id": f"p{number}", "without_face": True, "metadata": {"text": text}})
+        for number in range(rows)
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("manifest.jsonl", "\n".join(lines) + suffix)
+
+
+def test_long_rows_that_repeat_are_no_reason_to_refuse_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an export has them: persons without a face, with the same text of consent."""
+    path = tmp_path / "export.zip"
+    table_of_rows(path, 15_000, 500)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.getinfo("manifest.jsonl").file_size > 120 * path.stat().st_size
+    monkeypatch.setattr(expansion, "LEAST_EXPANDED", MIB)
+    rows = list(rows_of([str(path)], OPTIONS))
+    assert len(rows) == 500
+    assert all(row.problem is None for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "rows", "suffix", "most"),
+    [
+        # Few rows from many bytes; short rows; and bytes of which no rows come.
+        (600_000, 10, "", 10),
+        (0, 40_000, "", 20_000),
+        (0, 10, ("\n" + " " * 1_000) * 3_000, 10),
+    ],
+)
+def test_a_table_is_still_refused_where_its_rows_do_not_explain_its_bytes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    metadata: int,
+    rows: int,
+    suffix: str,
+    most: int,
+) -> None:
+    path = tmp_path / "x.zip"
+    table_of_rows(path, metadata, rows, suffix)
+    monkeypatch.setattr(expansion, "LEAST_EXPANDED", MIB)
+    monkeypatch.setattr(expansion, "MAX_EXPANSION", 2)
+    given: list[Row] = []
+    with pytest.raises(ImportSourceError, match="expands to more than 1,048,576, the limit"):
+        given.extend(rows_of([str(path)], OPTIONS))
+    assert 0 < len(given) <= most
 
 
 def test_sidecars_that_cannot_be_read_refuse_their_photo(tmp_path: Path) -> None:

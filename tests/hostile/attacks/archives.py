@@ -62,13 +62,14 @@ def expanding_photos(target: Target) -> int:
     return 3 * len(methods)
 
 
-@attack("zip: a manifest of 200 and of 300 MiB zeros by bzip2")
+@attack("zip: a manifest of 300 MiB zeros and of 300 MiB without a row, by bzip2")
 def expanding_manifest(target: Target) -> int:
-    for size, reason in (
-        (200, "is not a table"),
-        (300, "expands to more than"),
+    empty = b" " * (MIB - 1) + b"\n"
+    for line, reason in (
+        (bytes(MIB), "is not a table"),
+        (empty, "expands to more than"),
     ):  # the limit is 256 MiB
-        body = zip_of("manifest.jsonl", bytes(size * MIB), zipfile.ZIP_BZIP2)
+        body = zip_of("manifest.jsonl", line * 300, zipfile.ZIP_BZIP2)
         with imported(target, body, ZIP) as url:
             target.expect(reason in target.ask("GET", url).json()["detail"], True)
     return 6
