@@ -1,11 +1,16 @@
 """Which format a photo has, by its first bytes, and what its header says of its size."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
 
-from app.errors import UnsupportedImage
-from app.imaging.jpeg import Frame, TooManySegments, has_several_scans, read_frame
+from app.errors import UnreadableImage, UnsupportedImage
+from app.imaging.jpeg import (
+    MAX_FILL,
+    MAX_SEGMENTS,
+    Frame,
+    TooManySegments,
+    has_several_scans,
+    read_frame,
+)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIC", "AVIF")
 ADVICE = "send JPEG, PNG, WebP, HEIC or AVIF"
@@ -84,10 +89,11 @@ _FIXED = 8 * 1024 * 1024
 # The decoded copy as this project uses it: 8-bit BGR.
 _BGR = 3
 # A HEIC describes its tiles and thumbnails too, most often all tiles at once.
-_MAX_PICTURES = 1_024
-# Some ten boxes are usual; `meta` has some ten bytes for each tile, and a color profile.
-_MAX_BOXES = 1_024
-_MAX_META = 1024 * 1024
+_MAX_PICTURES = 1_023
+# Some twenty boxes are usual, beside those of the pictures.
+_MAX_BOXES = 4_096
+# Boxes whose content is boxes, and the bytes before the first of them.
+_ENTERED = {b"meta": 4, b"iprp": 0, b"ipco": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +125,15 @@ class Header:
 
 def read_header(data: bytes) -> Header | None:
     """The claims of a photo's header; None where they cannot be read, as of a damaged file."""
-    return read_header_of(sniff_format(data), data)
+    try:
+        return read_header_of(sniff_format(data), data)
+    except UnreadableImage:
+        return None
 
 
 def read_header_of(format_name: str | None, data: bytes) -> Header | None:
-    """The same where the format is known."""
+    """The same where the format is known. Raises UnreadableImage for one with far too many parts
+    to be read in a short time."""
     reader = _READERS.get(format_name or "")
     return reader(data) if reader else None
 
@@ -131,8 +141,11 @@ def read_header_of(format_name: str | None, data: bytes) -> Header | None:
 def _read_jpeg(data: bytes) -> Header | None:
     try:
         frame = read_frame(data)
-    except TooManySegments:
-        return None
+    except TooManySegments as error:
+        raise too_many_parts(
+            f"The JPEG has more than {MAX_SEGMENTS:,} marker segments, or {MAX_FILL:,} bytes "
+            "between them"
+        ) from error
     if frame is None:
         return None
     # Pillow has four bytes for a pixel of colour; of several scans all coefficients are kept.
@@ -176,16 +189,9 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _read_boxed(data: bytes) -> Header | None:
-    """The largest picture that the file describes (ISO/IEC 23008-12, 6.5.3: `ispe`).
-
-    A box may stand anywhere in `meta`, so the name is searched for: nothing a decoder reads is
-    missed.
-    """
-    metas = _metas(data)
-    if metas is None:
-        return None
-    pictures = list(islice(chain.from_iterable(_pictures(data, *m) for m in metas), _MAX_PICTURES))
-    if not pictures or len(pictures) == _MAX_PICTURES:
+    """The largest picture that the file describes (ISO/IEC 23008-12, 6.5.3: `ispe`)."""
+    pictures = _pictures(data)
+    if not pictures:
         return None
     width, height = max(pictures, key=lambda size: size[0] * size[1])
     return (
@@ -193,37 +199,36 @@ def _read_boxed(data: bytes) -> Header | None:
     )
 
 
-def _metas(data: bytes) -> list[tuple[int, int]] | None:
-    """Where the contents of each `meta` box of the file begin and end; None if there are more
-    boxes, or larger ones, than photos have. Only boxes of the file itself are looked at: a search
-    for the name would go through all coded data, and no other thread could run meanwhile."""
-    metas: list[tuple[int, int]] = []
+def _pictures(data: bytes) -> list[tuple[int, int]]:
+    """The width and height of each `ispe` within `meta`. Other boxes are passed over by their
+    length: a search would go through all coded data and color profiles, and no other thread could
+    run meanwhile. Raises UnreadableImage."""
+    pictures: list[tuple[int, int]] = []
     at = 0
     for _ in range(_MAX_BOXES):
         if at + 8 > len(data):
-            return metas
+            return pictures
         length, begin = int.from_bytes(data[at : at + 4], "big"), at + 8
         if length == 1:  # the length follows in 64 bits (ISO/IEC 14496-12, 4.2)
             length, begin = int.from_bytes(data[begin : begin + 8], "big"), at + 16
-        end = min(len(data), at + length) if length else len(data)
+        end = at + length if length else len(data)
         if end < begin:
-            return metas
-        if data[at + 4 : at + 8] == b"meta":
-            if end - begin > _MAX_META:
-                return None
-            metas.append((begin, end))
-        at = end
-    return None
+            return pictures
+        name = data[at + 4 : at + 8]
+        if name == b"ispe":
+            width, height = data[begin + 4 : begin + 8], data[begin + 8 : begin + 12]
+            pictures.append((int.from_bytes(width, "big"), int.from_bytes(height, "big")))
+            if len(pictures) > _MAX_PICTURES:
+                raise too_many_parts(f"The photo describes more than {_MAX_PICTURES:,} pictures")
+        at = begin + _ENTERED[name] if name in _ENTERED else end
+    raise too_many_parts(f"The photo has more than {_MAX_BOXES:,} boxes")
 
 
-def _pictures(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The width and height of each `ispe` between two places."""
-    while (at := data.find(b"ispe", start, end)) >= 0:
-        yield (
-            int.from_bytes(data[at + 8 : at + 12], "big"),
-            int.from_bytes(data[at + 12 : at + 16], "big"),
-        )
-        start = at + 4
+def too_many_parts(what: str) -> UnreadableImage:
+    """The refusal of a photo with so many parts, as `what` says, that reading them takes long."""
+    return UnreadableImage(
+        f"{what}, which cameras and programs do not write; save it again, as a JPEG."
+    )
 
 
 def _is_animated_webp(data: bytes) -> bool:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from app.errors import DamagedData
+from app.imaging.formats import too_many_parts
 from app.types import Image
 
 _Bytes = bytes | memoryview
@@ -31,14 +32,11 @@ _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _KEYWORDS = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 
 
-class TooManyChunks(ValueError):
-    """The file is split into more chunks than any encoder writes."""
-
-
 def without_comments(data: bytes) -> bytes:
     """The same picture without the ancillary chunks that no pixel needs, or that are damaged.
 
-    A file that ends within its pixels still does. Raises TooManyChunks.
+    A file that ends within its pixels still does. Raises UnreadableImage where there are
+    more chunks than any encoder writes.
     """
     head: list[_Bytes] = [SIGNATURE]
     tail: list[_Bytes] = []
@@ -78,7 +76,7 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bytes]]:
         end = at + 8 + length
         yield bytes(data[at + 4 : at + 8]), data[at + 8 : end], bytes(data[end : end + 4])
         at = end + 4
-    raise TooManyChunks
+    raise too_many_parts(f"The PNG has more than {MAX_CHUNKS:,} chunks")
 
 
 def _read_text(kind: bytes, content: _Bytes) -> bytes:

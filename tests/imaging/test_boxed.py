@@ -161,6 +161,10 @@ def box(name: bytes, content: bytes) -> bytes:
     return (len(content) + 8).to_bytes(4, "big") + name + content
 
 
+def meta(*properties: bytes) -> bytes:
+    return box(b"meta", bytes(4) + box(b"iprp", box(b"ipco", b"".join(properties))))
+
+
 def ispe(width: int, height: int) -> bytes:
     return box(b"ispe", bytes(4) + width.to_bytes(4, "big") + height.to_bytes(4, "big"))
 
@@ -171,18 +175,22 @@ HEIC_TYPE = box(b"ftyp", b"heic" + bytes(4) + b"mif1heic")
 @pytest.mark.parametrize(
     ("boxes", "size"),
     [
-        (box(b"meta", ispe(2, 3) + ispe(20, 30) + ispe(5, 4)), (20, 30)),
+        (meta(ispe(2, 3), ispe(20, 30), ispe(5, 4)), (20, 30)),
         # What looks like one within another box is none, nor is it searched.
-        (box(b"free", box(b"meta", ispe(9, 9))) + box(b"meta", ispe(2, 3)), (2, 3)),
-        (box(b"meta", ispe(2, 3)) + box(b"meta", ispe(20, 30)), (20, 30)),
-        (b"\0\0\0\1free" + (24).to_bytes(8, "big") + bytes(8) + box(b"meta", ispe(2, 3)), (2, 3)),
-        (b"\0\0\0\0meta" + ispe(2, 3), (2, 3)),
+        (box(b"free", meta(ispe(9, 9))) + meta(ispe(2, 3)), (2, 3)),
+        (meta(box(b"colr", ispe(9, 9)), ispe(2, 3)), (2, 3)),
+        (meta(ispe(2, 3)) + meta(ispe(20, 30)), (20, 30)),
+        (b"\0\0\0\1free" + (24).to_bytes(8, "big") + bytes(8) + meta(ispe(2, 3)), (2, 3)),
+        (b"\0\0\0\0" + meta(ispe(2, 3))[4:], (2, 3)),
+        # A profile with tables, and many boxes.
+        (meta(box(b"colr", bytes(2_500_000)), ispe(2, 3)), (2, 3)),
+        (box(b"free", b"") * 2_000 + meta(ispe(2, 3)), (2, 3)),
+        (meta(*[ispe(2, 3)] * 1_023), (2, 3)),
         (box(b"meta", b""), None),
+        (meta(), None),
         (box(b"mdat", b"meta" + ispe(2, 3)), None),
-        (box(b"free", b"") * 2_000 + box(b"meta", ispe(2, 3)), None),
-        (box(b"meta", ispe(2, 3) + bytes(2_000_000)), None),
-        (box(b"meta", ispe(2, 3) * 5_000), None),
-        (b"\0\0\0\3free" + box(b"meta", ispe(2, 3)), None),
+        (b"\0\0\0\3free" + meta(ispe(2, 3)), None),
+        (meta(ispe(2, 3))[:-5], None),
     ],
 )
 def test_the_largest_picture_that_a_file_describes(
@@ -190,3 +198,25 @@ def test_the_largest_picture_that_a_file_describes(
 ) -> None:
     header = read_header(HEIC_TYPE + boxes)
     assert (header and (header.width, header.height)) == size
+
+
+@pytest.mark.parametrize(
+    ("boxes", "reason"),
+    [
+        (box(b"free", b"") * 5_000 + meta(ispe(2, 3)), "has more than 4,096 boxes"),
+        (meta(*[ispe(2, 3)] * 1_024), "describes more than 1,023 pictures"),
+    ],
+)
+def test_more_boxes_than_are_read_are_named(
+    decoder: PhotoDecoder, boxes: bytes, reason: str
+) -> None:
+    """Nothing is wrong with such a file, so it need not be sent again."""
+    assert read_header(HEIC_TYPE + boxes) is None
+    with pytest.raises(UnreadableImage, match=f"{reason}, which .* save it again"):
+        decoder.decode(HEIC_TYPE + boxes)
+
+
+def test_a_large_color_profile(decoder: PhotoDecoder) -> None:
+    """Those of printers and scanners have tables of some megabytes."""
+    profile = np.random.default_rng(1).bytes(2_000_000)
+    assert distance(decoder.decode(avif(picture(), icc_profile=profile)).pixels, picture()) < 2

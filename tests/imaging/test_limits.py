@@ -32,6 +32,11 @@ class TestLimits:
             decode_image(data, ImageLimits(max_bytes=len(data) - 1))
         assert caught.value.status == 413
 
+    def test_segments(self) -> None:
+        data = saved(picture(), "JPEG")
+        with pytest.raises(UnreadableImage, match="more than 4,096 marker segments"):
+            decode_image(data[:2] + b"\xff\xfe\0\2" * 5_000 + data[2:], LIMITS)
+
     def test_pixels(self) -> None:
         data = saved(picture(48, 32), "PNG")
         assert decode_image(data, ImageLimits(max_pixels=48 * 32)).size

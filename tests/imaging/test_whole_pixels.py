@@ -119,7 +119,7 @@ class TestPng:
         data = whole[:start] + empty + b"".join(pieces) + whole[end:]
         assert np.array_equal(decode_image(data, LIMITS)[:, :, ::-1], noise())
         flood = chunk(b"IDAT", b"") * MAX_CHUNKS
-        with pytest.raises(UnreadableImage):
+        with pytest.raises(UnreadableImage, match="more than 65,536 chunks"):
             decode_image(whole[:start] + flood + whole[start:], LIMITS)
 
     @pytest.mark.parametrize("kind", [b"IHDR", b"PLTE"])
