@@ -211,9 +211,8 @@ class AccessKeyStore:
         )
 
     def _newest(self, connection: Connection, key: AccessKey) -> AccessKey:
-        """The last key that replaced a usable one, or the one that replaced that, or the key itself
-        if none did. Only that one expires when it was meant to: the others do when their overlap
-        ends. No other key can have been created under the name since."""
+        """The newest key of a usable key's name: itself, or the last one that replaced it. Only its
+        expiry is the one that was chosen; that of an older one may be the end of its overlap."""
         return self._keys_where(connection, access_keys.c.name == key.name)[-1]
 
     def _usable(self, connection: Connection, name_or_id: str, now: datetime) -> AccessKey:

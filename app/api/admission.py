@@ -166,12 +166,12 @@ class _Exchange:
             departure.watch(self._leave)
         else:  # another server than ours
             watcher = asyncio.create_task(self._watch())
-        late = (
+        message = (
             f"No answer was ready within {seconds:g} s; try again in a moment, with fewer photos "
             "in one call."
         )
         try:
-            async with _deadline(seconds, late):
+            async with _deadline(seconds, message):
                 await self._app(self._scope, receive, send)
         finally:
             if departure is not None:
@@ -208,11 +208,11 @@ class _Exchange:
             await self._send(message)
 
         limit = self._settings.import_timeout
-        late = (
+        message = (
             f"The upload or the event stream took longer than {limit:g} s; send the archive in "
             "parts, or request the events again."
         )
-        async with _deadline(limit, late):
+        async with _deadline(limit, message):
             await self._app(self._scope, receive, send)
 
     def _own(self, transfer: Transfer) -> None:
@@ -246,9 +246,9 @@ class _Exchange:
 
 
 @asynccontextmanager
-async def _deadline(seconds: float, late: str) -> AsyncIterator[None]:
-    """Raises DeadlineExceeded if what is within takes longer. A TimeoutError of its own, as a disk
-    on the network raises it, is passed on: the deadline is not its reason."""
+async def _deadline(seconds: float, message: str) -> AsyncIterator[None]:
+    """Raises DeadlineExceeded if the block takes longer. A TimeoutError that the block raises
+    itself, as a network disk does, is passed on."""
     deadline = asyncio.timeout(seconds)
     try:
         async with deadline:
@@ -256,4 +256,4 @@ async def _deadline(seconds: float, late: str) -> AsyncIterator[None]:
     except TimeoutError as error:
         if not deadline.expired():
             raise
-        raise DeadlineExceeded(late, {"retry_after": RETRY_AFTER_S}) from error
+        raise DeadlineExceeded(message, {"retry_after": RETRY_AFTER_S}) from error

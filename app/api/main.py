@@ -111,7 +111,7 @@ def _set_state(app: FastAPI, services: Services) -> None:
     app.state.transfers = TransfersByKind.of(services.settings, services.scheduler)
     app.state.parsing = ThreadPoolExecutor(PARSING_THREADS, thread_name_prefix="parsing")
     app.state.stopping = False
-    app.state.last_metrics = None  # once requests have ended
+    app.state.last_metrics = None  # the metrics after the last call has ended
     app.state.link = None  # where several processes serve: `app.processes.link.Link`
 
 

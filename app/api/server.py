@@ -181,7 +181,7 @@ class ChildServer(Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
-        # Of a process that ends at once, nothing is closed, so that they can be read here.
+        # A forced end skips the shutdown of the application: then the metrics are read here.
         self._link.close(self._app.state.last_metrics or own_exposition(self._app))
 
     async def _drain(self) -> None:

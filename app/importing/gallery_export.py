@@ -13,6 +13,7 @@ from app.disk import unfinished
 from app.errors import LikenessError
 from app.importing.zips import line, new_bundle
 from app.store.records import CollectionRecord, ExportedTemplate, PersonRecord
+from app.store.sql.lookups import bound_to
 from app.store.store import Store
 
 ROWS_AT_ONCE = 2_048
@@ -86,7 +87,8 @@ def export(store: Store, record: CollectionRecord, out: Path, progress: Progress
     file `out`; how many templates. The file's suffix says which format: .parquet, .jsonl or .zip
     (the one with crops).
 
-    It appears under its name when it is whole. Raises GalleryExportError.
+    It appears under its name when it is whole. Raises GalleryExportError, and CollectionNotFound if
+    the collection is deleted meanwhile.
     """
     writers = {".parquet": _parquet, ".jsonl": _jsonl, ".zip": _zip}
     if out.suffix not in writers:
@@ -106,7 +108,8 @@ def export(store: Store, record: CollectionRecord, out: Path, progress: Progress
     except OSError as error:
         raise _cannot_write(out, error) from error
     try:
-        writers[out.suffix](written, source)
+        with bound_to(record):
+            writers[out.suffix](written, source)
         written.replace(out)
     except OSError as error:
         raise _cannot_write(out, error) from error

@@ -37,7 +37,7 @@ UNDER_WAY = (JobState.QUEUED, JobState.RUNNING)
 class ImportJob(BaseModel):
     """One import: its options, its progress, and why it ended early or is tried again. `total` is
     the number of rows, if it is known in advance. `started_at`: when it was last begun (again after
-    a restart, by another process, or after an error that passes); `counts` are those since then.
+    a restart, by another process, or after a temporary error); `counts` are those since then.
     `attempts` is the number of starts since somebody was enrolled; `cancelling` means that it is
     about to end."""
 

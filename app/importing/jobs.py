@@ -55,7 +55,8 @@ class ImportJobs:
         self._runner.stop()
 
     def check(self) -> None:
-        """Raise the error because of which this process does no import now, if it is its turn."""
+        """Raise the error that keeps this process from doing imports, if it is the one that does
+        them."""
         self._runner.check()
 
     def new_upload(self, suffix: str) -> Upload:
@@ -71,7 +72,7 @@ class ImportJobs:
 
     def create(self, collection: str, upload: Upload, options: UploadOptions) -> ImportJob:
         """Queue the import of an archive that was received. Raises StoreFull, and what the
-        database raises; then closing the upload removes the archive."""
+        database raises; then closing the upload, which must wait for this, removes the archive."""
         import_id = id_of(upload.path)
         job = ImportJob(
             import_id=import_id,
@@ -81,17 +82,13 @@ class ImportJobs:
             archive=upload.path.name,
             options=options,
         )
-        # Before anything that waits: closing the upload meanwhile must not remove the archive.
-        upload.taken = True
+        self._audit.record("import.created", collection, import_id=import_id)
         try:
-            self._audit.record("import.created", collection, import_id=import_id)
             with self._folder.exclusive():
                 self._folder.save(job)
-        except BaseException as error:
-            upload.taken = False
-            if isinstance(error, OSError):
-                raise unwritable("The import", error) from error
-            raise
+                upload.taken = True
+        except OSError as error:
+            raise unwritable("The import", error) from error
         self._runner.wake()
         return job
 

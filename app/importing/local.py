@@ -32,9 +32,9 @@ ROWS_A_TRANSACTION = 1_000
 CHECKED_A_TRANSACTION = 256
 SECONDS_A_TRANSACTION = 1.0
 SERVER_ERROR = 500
-# Photos in a row whose analysis ends with an unexpected error before that ends the import.
+# So many photos in a row may fail unexpectedly; one more ends the import.
 MOST_UNEXPECTED = 10
-UNEXPECTED = "The service failed at this photo with an unexpected error; its log says where."
+UNEXPECTED = "Likeness failed at this photo with an unexpected error; the log has its traceback."
 # A reason: the row declares two persons to be different.
 DECLARED = "declared_different"
 
@@ -202,7 +202,7 @@ class LocalImport:
                 raise
             self._unexpected = 0
             return Prepared(row, outcome=rejection(row, error), key=key)
-        except OSError:  # of this machine, as a lack of descriptors
+        except (OSError, MemoryError):  # the machine's fault, such as too many open files
             raise
         except Exception as error:  # a library failed at this photo, and would fail again
             self._unexpected += 1
@@ -292,7 +292,7 @@ class LocalImport:
         """Store what may be stored of the rows up to the one at which to stop. Returns those rows
         and the face ids of the ones that have no outcome yet."""
         while True:
-            # Again: a row that gave its person a consent may have been refused since, for its face.
+            # Again: the conflict check may have rejected the row that gave its person a consent.
             waiting = self._up_to_stop(self._consents.check(checked))
             # The journal is written first: a run that continues after a crash refuses the same rows
             # again.

@@ -33,8 +33,8 @@ FORGET_ATTEMPTS = 50
 ATTEMPTS = 8
 LONGEST_PAUSE_S = 30.0
 BUSY = (502, 503, 504)
-# Where these have Retry-After: the slowest of too many uploads, a limit of the key. A quota of the
-# day is over for longer than is waited.
+# With Retry-After these are temporary: the upload was ended for being the slowest, or the key has
+# reached a rate limit. Not so a quota of the day, which lasts longer than this waits.
 LIMITED = (408, 429)
 QUOTA = "quota_exceeded"
 ENDED_WELL = "done"
@@ -268,7 +268,7 @@ class RemoteImport:
             except httpx.TransportError as error:
                 reason, asked = f"{error}.", ""
             else:
-                if not _passes(answer):
+                if not _is_temporary(answer):
                     self.watch_server("")
                     return answer
                 reason, asked = _detail(answer), answer.headers.get("Retry-After", "")
@@ -283,7 +283,7 @@ class RemoteImport:
         )
 
 
-def _passes(answer: httpx.Response) -> bool:
+def _is_temporary(answer: httpx.Response) -> bool:
     """Whether the same call may succeed in a moment."""
     limited = answer.status_code in LIMITED and "Retry-After" in answer.headers
     return answer.status_code in BUSY or (limited and _problem(answer).get("code") != QUOTA)

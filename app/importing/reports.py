@@ -106,7 +106,7 @@ class ReportEraser:
             notes = self._notes()
         if not notes:
             self._settle(None, ())
-        # Asked only for imports that have ended: others may run for hours, and this is each second.
+        # Asked when it is needed: notes of running imports need no query each second.
         is_gone = cache(lambda note: not self._is_there(note.collection, note.person_id))
         failed: OSError | None = None
         for import_id in self._ended(notes):

@@ -1,5 +1,5 @@
-"""When an import is tried again after an error that passes: the database is away, a limit of memory
-or of open files is reached, the networks start again."""
+"""When an import is tried again after a temporary error: the database is away, memory or open files
+have run out, the networks start again."""
 
 import errno
 import time
@@ -7,22 +7,29 @@ from http import HTTPStatus
 
 from app.errors import LikenessError
 
-# Attempts in a row of which none decided a row more than those before it.
+# Attempts in a row that got no further than those before.
 MOST_TRIES = 10
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
-NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-def passes(error: BaseException | None) -> bool:
-    """Whether an error is likely to pass: its status is 503, or no file could be opened because too
-    many were open, there or in its cause."""
+def is_temporary(error: BaseException | None) -> bool:
+    """Whether the same work may succeed later: the error's status is 503, or memory or open files
+    had run out, there or in its cause."""
     while error is not None:
         if isinstance(error, LikenessError) and error.status == HTTPStatus.SERVICE_UNAVAILABLE:
             return True
-        if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SCARCE):
             return True
         error = error.__cause__
     return False
+
+
+def described(error: BaseException) -> str:
+    """A temporary error as a sentence, without paths."""
+    if isinstance(error, LikenessError):
+        return error.detail
+    return f"{(isinstance(error, OSError) and error.strerror) or 'Out of memory'}."
 
 
 class Retries:
@@ -33,7 +40,7 @@ class Retries:
         self._tries = self._most_rows = 0
         self._again_at = 0.0
 
-    def pause(self, import_id: str, rows: int) -> float | None:
+    def after_attempt(self, import_id: str, rows: int) -> float | None:
         """Seconds until an import is tried again, after an attempt that decided that many rows;
         None if it was tried often enough."""
         if import_id != self._import_id:

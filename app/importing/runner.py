@@ -15,7 +15,7 @@ from app.importing.local import LocalImport
 from app.importing.options import ImportStopped
 from app.importing.outcomes import Counts, RowOutcome, RowResult, report_writer
 from app.importing.reading import reading
-from app.importing.retries import MOST_TRIES, Retries, passes
+from app.importing.retries import MOST_TRIES, Retries, described, is_temporary
 from app.importing.source_options import SourceOptions
 from app.services import Services
 from app.store.actor import acting_as
@@ -247,7 +247,7 @@ class ImportRunner:
 
     def _outcome(self, job: ImportJob, counts: Counts) -> tuple[JobState | None, str | None]:
         """Do the import; returns how it ended and why, or None if it goes on later: the service
-        stops, or an error passes."""
+        stops, or an error is temporary."""
         if job.attempts > MOST_ATTEMPTS:
             return JobState.FAILED, (
                 f"The service ended {MOST_ATTEMPTS} times while it did this import, before it "
@@ -268,9 +268,9 @@ class ImportRunner:
         self, error: Exception, job: ImportJob, counts: Counts
     ) -> tuple[JobState | None, str]:
         """What an error means for the import."""
-        if isinstance(error, LikenessError | OSError) and passes(error):
-            cause = error.detail if isinstance(error, LikenessError) else f"{error.strerror}."
-            pause = self._retries.pause(job.import_id, counts.total)
+        if is_temporary(error):
+            cause = described(error)
+            pause = self._retries.after_attempt(job.import_id, counts.total)
             if pause is None:
                 return JobState.FAILED, f"{cause} The import was tried {MOST_TRIES} times."
             log(logging.WARNING, "an import is tried again", error, import_id=job.import_id,

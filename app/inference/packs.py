@@ -6,6 +6,7 @@
 
 import hashlib
 import mmap
+import re
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -17,9 +18,9 @@ from app.findings import findings
 from app.inference.pack_spec import ModelPack
 
 PACK_FILE = "pack.toml"
-# How ONNX's protobuf begins the name of the file that holds a tensor's values: the key "location"
-# of an entry of `external_data`.
-_ELSEWHERE = b"\x0a\x08location\x12"
+# Where a tensor names the file that holds its values: in ONNX's protobuf the key "location" of an
+# entry of TensorProto.external_data (field 13). Metadata may have such a key too, in other fields.
+_ELSEWHERE = re.compile(rb"\x6a[\x00-\xff]{1,2}\x0a\x08location\x12")
 _APP_FOLDER = Path(__file__).resolve().parent.parent
 # A checkout keeps the packs beside `app/`; a wheel carries them inside it.
 BUILTIN_FOLDERS = (_APP_FOLDER.parent / "models", _APP_FOLDER / "models")
@@ -90,12 +91,14 @@ def load_pack(name_or_folder: str, installed: Path | None = None) -> ModelPack:
 
 
 def verify_pack(pack: ModelPack) -> None:
-    """Raise PackError unless every network is the one its SHA-256 in pack.toml names."""
+    """Raise PackError unless every network is the one its SHA-256 in pack.toml names, and keeps its
+    weights itself."""
     for network in pack.files:
         path, expected = pack.path(network), network.sha256
         folder = pack.networks_folder
         if path.resolve().parent != folder.resolve():
             raise PackError(f"{path} lies outside its pack; name a file of {folder}.")
+        require_own_weights(path)
         actual = digest(path)
         if actual != expected:
             raise PackError(
@@ -106,26 +109,30 @@ def verify_pack(pack: ModelPack) -> None:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a network's file in hexadecimal, by which the network is known. Raises PackError
-    where it cannot be read, or keeps its weights in another file, which the digest would not
-    cover."""
+    """SHA-256 of a file in hexadecimal. Raises PackError where it cannot be read."""
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-            whole = not file.tell() or _is_whole(file.fileno())
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise PackError(
-            f"{path} cannot be read ({error.strerror}). Copy the whole pack folder again."
-        ) from error
-    if not whole:
+        raise _unreadable(path, error) from error
+
+
+def require_own_weights(path: Path) -> None:
+    """Raise PackError if a network keeps weights in another file: its digest, by which it is known,
+    would not cover them."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as found:
+            elsewhere = _ELSEWHERE.search(found) is not None
+    except ValueError:  # an empty file
+        return
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if elsewhere:
         raise PackError(
             f"{path} keeps its weights in another file, which its digest does not cover. Save it "
             f"as one file: onnx.save(onnx.load('{path}'), '{path}')."
         )
-    return found
 
 
-def _is_whole(file: int) -> bool:
-    """Whether an ONNX file, given by its descriptor, holds its weights itself."""
-    with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as content:
-        return content.find(_ELSEWHERE) < 0
+def _unreadable(path: Path, error: OSError) -> PackError:
+    return PackError(f"{path} cannot be read ({error.strerror}). Copy the whole pack folder again.")

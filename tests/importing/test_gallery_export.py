@@ -1,6 +1,7 @@
 """What an export writes, an import takes back: persons, metadata, embeddings, crops, to the bit."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from app.decision.face_selection import FaceSelection
 from app.decision.policy import CollectionPolicy
 from app.encryption.keys import new_key_line
+from app.errors import CollectionNotFound
 from app.importing.gallery_export import GalleryExportError, export
 from app.importing.local import LocalImport
 from app.importing.options import ImportOptions
@@ -17,7 +19,7 @@ from app.importing.sources import SourceOptions, rows_of
 from app.recognition.enroll import template_from_photo
 from app.services import Services, build_services
 from app.settings import Settings
-from tests.writing import enroll_person
+from tests.writing import delete_collection, enroll_person
 
 
 @pytest.fixture(params=["plain", "encrypted"])
@@ -25,6 +27,8 @@ def services(request: pytest.FixtureRequest, tmp_path: Path, photos: Path) -> It
     key = new_key_line("key-1") if request.param == "encrypted" else None
     services = build_services(Settings(data_dir=tmp_path / "data", encryption_key=key))
     policy = CollectionPolicy(keep_crops=True)
+    keep = {"policy": policy.model_dump(exclude_unset=True)}
+    services.gallery.store.collections.update("default", None, keep["policy"])
     for person, names in {"obama": ("obama", "obama2"), "biden": ("biden",)}.items():
         made = [
             template_from_photo(
@@ -36,10 +40,23 @@ def services(request: pytest.FixtureRequest, tmp_path: Path, photos: Path) -> It
     services.gallery.store.persons.create("default", "nobody yet", {"of": "nobody"})
     for other in ("obama", "nobody yet"):
         services.gallery.store.pairs.declare("default", "biden", other)
-    keep = {"policy": policy.model_dump(exclude_unset=True)}
     services.gallery.create_collection("copy", {}, keep["policy"])
     yield services
     services.close()
+
+
+def test_a_collection_that_is_deleted_meanwhile_is_not_joined_with_another(
+    services: Services, tmp_path: Path
+) -> None:
+    def replace_collection(_count: int) -> None:
+        with ThreadPoolExecutor(1) as another:
+            another.submit(delete_collection, services.gallery, "default").result()
+            another.submit(services.gallery.create_collection, "default", {}).result()
+
+    record = services.gallery.require("default")
+    with pytest.raises(CollectionNotFound, match="'default'"):
+        export(services.gallery.store, record, tmp_path / "all.jsonl", replace_collection)
+    assert not list(tmp_path.glob("all*"))
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "zip"])
@@ -66,6 +83,7 @@ def test_there_and_back(services: Services, tmp_path: Path, photos: Path, kind: 
     for a, b in zip(before, after, strict=True):
         assert (a.person_id, a.metadata, a.quality) == (b.person_id, b.metadata, b.quality)
         assert np.array_equal(a.embedding, b.embedding)
+        assert a.crop is not None
         assert b.crop == (a.crop if kind == "zip" else None)
     encrypted = services.settings.encryption_key is not None
     # The photo itself is recognised if its digest could be exported.

@@ -1,4 +1,4 @@
-"""Imports that are tried again after an error that passes."""
+"""Imports that are tried again after a temporary error."""
 
 import errno
 import time
@@ -47,6 +47,7 @@ def fail_first(
         StoreUnavailable("The database does not answer; try again in a moment."),
         Overloaded("There was no memory for it in time."),
         OSError(errno.EMFILE, "Too many open files", "/secret/path"),
+        MemoryError(),
     ],
 )
 def test_an_import_goes_on_after_an_error_that_passes(
@@ -75,9 +76,9 @@ def test_an_import_goes_on_after_an_error_that_passes(
 def test_a_process_that_cannot_be_started_for_lack_of_descriptors_is_an_error_that_passes() -> None:
     error = ImportSourceError("The process that reads archives cannot be started.")
     error.__cause__ = OSError(errno.ENFILE, "Too many open files in system")
-    assert retries.passes(error)
-    assert not retries.passes(ImportSourceError("The archive is damaged."))
-    assert not retries.passes(OSError(errno.EACCES, "Permission denied"))
+    assert retries.is_temporary(error)
+    assert not retries.is_temporary(ImportSourceError("The archive is damaged."))
+    assert not retries.is_temporary(OSError(errno.EACCES, "Permission denied"))
 
 
 def test_an_error_that_does_not_pass_ends_the_import(
@@ -126,11 +127,16 @@ def test_attempts_that_cannot_be_noted_are_no_ends_of_the_service(
 
 def test_an_attempt_that_gets_further_is_not_counted() -> None:
     tries = retries.Retries()
-    pauses = [tries.pause("one", rows) for rows in (0, 0, 7, 7, 5)]
+    pauses = [tries.after_attempt("one", rows) for rows in (0, 0, 7, 7, 5)]
     assert pauses == [1.0, 2.0, 1.0, 2.0, 4.0]
     assert tries.waits("one")
     assert not tries.waits("two")
-    assert [tries.pause("two", 0) for _ in range(retries.MOST_TRIES)][-4:] == [60, 60, 60, None]
+    assert [tries.after_attempt("two", 0) for _ in range(retries.MOST_TRIES)][-4:] == [
+        60,
+        60,
+        60,
+        None,
+    ]
 
 
 @pytest.mark.parametrize("end", ["cancel", "delete the collection", "stop"])

@@ -14,7 +14,15 @@ from app.decision.calibrations import pack_calibration, pack_orientation
 from app.errors import PackError
 from app.index.port import PRECISION
 from app.inference.pack_spec import LandmarkSpec, ModelPack
-from app.inference.packs import PACK_FILE, find_pack, known_packs, load_pack, read_pack, verify_pack
+from app.inference.packs import (
+    PACK_FILE,
+    find_pack,
+    known_packs,
+    load_pack,
+    read_pack,
+    require_own_weights,
+    verify_pack,
+)
 
 Edit = Callable[[str, str], Path]
 
@@ -167,6 +175,14 @@ class TestDigests:
         onnx.save(model, file, save_as_external_data=True, location="recogniser.onnx.data")
         with pytest.raises(PackError, match="keeps its weights in another file"):
             load_pack(str(folder))
+
+    def test_metadata_that_look_like_it(self, folder: Path, tmp_path: Path) -> None:
+        onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+        model = onnx.load(folder / "recogniser.onnx")
+        for owner in (model, model.graph.node[0], model.graph.initializer[0]):
+            owner.metadata_props.add(key="location", value="Geneva")
+        onnx.save(model, tmp_path / "named.onnx")
+        require_own_weights(tmp_path / "named.onnx")
 
     @pytest.mark.parametrize("name", ["detector.onnx", "recogniser.onnx"])
     def test_a_missing_network(self, folder: Path, name: str) -> None:

@@ -209,3 +209,13 @@ def test_a_transaction_that_is_lost_skips_no_rows(store: Store, directions: Draw
         removal.round()
         held.append(rows_held(store)["templates"])
     assert max(-np.diff(held)) == 500
+
+
+def test_the_deletion_of_another_collection_hides_nothing_that_is_left(
+    store: Store, directions: Draw
+) -> None:
+    fill(store, "staff", directions(FACES))
+    fill(store, "small", directions(2))
+    deleted_after(store, 1)
+    store.collections.delete("small")
+    assert store.database.eraser.pending_s() > 0

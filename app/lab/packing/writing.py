@@ -21,7 +21,7 @@ from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
-from app.inference.packs import PACK_FILE, digest, read_pack, verify_pack
+from app.inference.packs import PACK_FILE, digest, read_pack, require_own_weights, verify_pack
 from app.settings import Device
 
 PREFIX = ".unfinished-"
@@ -101,7 +101,7 @@ def write_pack(content: Mapping[str, Any], files: Mapping[str, Path], out: Path)
         for name, source in files.items():
             if not source.is_file():
                 raise PackError(f"{source} is no file. Give the path of the pack's {name}.")
-            digest(source)  # so that an error names the file that was given, not its copy
+            require_own_weights(source)  # the error names the file that was given, not its copy
             shutil.copyfile(source, folder / name)
         described = {key: _with_digests(value, folder) for key, value in content.items()}
         (folder / PACK_FILE).write_bytes(tomli_w.dumps(described).encode())

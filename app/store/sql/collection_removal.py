@@ -52,50 +52,51 @@ class CollectionRemoval:
         self._clock = clock
         self._round_at: tuple[int, _Place] | None = None
 
-    def delete(self, name: str, hidden: Callable[[], Erasure] | None = None) -> DeletionCounts:
+    def delete(
+        self, name: str, forget_imports: Callable[[], Erasure] | None = None
+    ) -> DeletionCounts:
         """Delete a collection with everything in it. After the first transaction nobody can see it,
-        and its name is free; `hidden` is called then, and says whether it erased its part.
+        and its name is free; `forget_imports` is called then, and says whether it erased its part.
 
         The answer is pending where rows are left to maintenance: after DELETION_S, or after a
         failure, such as a full disk.
         """
         until = self._clock() + DELETION_S
         key, deletion = self._hide(name)
-        also = Erasure.DONE if hidden is None else hidden()
-        rest = Erasure.DONE
+        imports = Erasure.DONE if forget_imports is None else forget_imports()
         try:
-            place = _Place()
-            while following := self._remove_some(key, place):
-                place = following
-                if self._clock() > until:
-                    rest = Erasure.PENDING
-                    break
+            done = self._remove_until(until, key, _Place()) is None
         except (StoreFull, StoreUnavailable):  # the collection is deleted all the same
-            rest = Erasure.PENDING
-        self._database.eraser.note_rows_left(left=rest is Erasure.PENDING)
+            done = False
+        if not done:  # only maintenance knows whether rows of others are left
+            self._database.eraser.note_rows_left(left=True)
+        rows = Erasure.DONE if done else Erasure.PENDING
         erased = self._database.eraser.erase()
-        return replace(deletion, erased=erased).also(also).also(rest)
+        return replace(deletion, erased=erased).also(imports).also(rows)
 
     def round(self) -> None:
         """A task of maintenance: delete some rows of collections that were deleted. Raises
         StoreFull or StoreUnavailable."""
-        until, removed = self._clock() + ROUND_S, False
+        until = self._clock() + ROUND_S
         while (key := self._next()) is not None:
             self._database.eraser.note_rows_left(left=True)
-            if self._round_at is None or self._round_at[0] != key:
-                self._round_at = key, _Place()
-            removed = True
-            while following := self._remove_some(key, self._round_at[1]):
-                self._round_at = key, following
-                if self._clock() > until:
-                    break
-            if following:
-                break
-        else:
-            self._round_at = None
-            self._database.eraser.note_rows_left(left=False)
-        if removed:
+            known = self._round_at
+            place = known[1] if known is not None and known[0] == key else _Place()
+            reached = self._remove_until(until, key, place)
+            self._round_at = None if reached is None else (key, reached)
             self._database.eraser.erase()
+            if reached is not None:
+                return
+        self._database.eraser.note_rows_left(left=False)
+
+    def _remove_until(self, until: float, key: int, place: _Place) -> _Place | None:
+        """Delete rows of a collection, in at least one transaction, until a time. Returns the place
+        that was reached; None if no row is left."""
+        while reached := self._remove_some(key, place):
+            place = reached
+            if self._clock() > until:
+                return reached
+        return None
 
     def _next(self) -> int | None:
         with self._database.reading_once() as connection:

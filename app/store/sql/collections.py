@@ -129,9 +129,8 @@ class CollectionStore:
     ) -> CollectionRecord:
         """Replace a collection's metadata, its policy, or both; None leaves one as it is. A
         function is given the collection as it is, which nobody else can change meanwhile, and
-        returns the new policy. A policy without
-        `keep_crops` deletes the kept crops. Raises ConsentMissing if
-        the policy requires consents that persons do not have."""
+        returns the new policy. A policy without `keep_crops` deletes the kept crops. Raises
+        ConsentMissing if the policy requires consents that persons do not have."""
         if metadata is not None:
             check_metadata(metadata)
         with self._database.writing() as connection:
@@ -155,9 +154,11 @@ class CollectionStore:
             self._database.eraser.erase()
         return after
 
-    def delete(self, name: str, hidden: Callable[[], Erasure] | None = None) -> DeletionCounts:
+    def delete(
+        self, name: str, forget_imports: Callable[[], Erasure] | None = None
+    ) -> DeletionCounts:
         """Delete a collection with all its persons and templates, as `CollectionRemoval.delete`."""
-        return self.removal.delete(name, hidden)
+        return self.removal.delete(name, forget_imports)
 
     # --- which have changed ------------------------------------------------------------------
 

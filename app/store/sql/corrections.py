@@ -34,8 +34,8 @@ class Corrections:
 
         Where the person has that very photo already, the template is deleted instead, and the
         answer is the one that they have; if its embedding is encrypted that cannot be seen, and the
-        person has it twice. Raises
-        ConsentMissing if the collection needs consents and either has none that is valid.
+        person has it twice. Raises ConsentMissing if the collection needs consents and either has
+        none that is valid.
         """
         now = self._database.clock()
         with self._database.writing() as connection:

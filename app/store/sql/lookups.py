@@ -102,7 +102,9 @@ def get_again(connection: Connection, known: CollectionRecord) -> CollectionReco
     """
     row = _BY_KEY.first(connection, {"key": known.key})
     if row is None or row.name.startswith(DELETED) or row.database != known.database:
-        raise CollectionNotFound(f"The collection '{known.name}' was deleted meanwhile.")
+        raise CollectionNotFound(
+            f"The collection '{known.name}' was deleted meanwhile, or the database was restored."
+        )
     return collection_record(row).require_space(known.embedding_space)
 
 
