@@ -56,9 +56,8 @@ def csv_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
     """The first line that is not empty names the columns; those that have no meaning here are
     metadata. Rows whose fields are all empty are passed over."""
     csv.field_size_limit(MAX_FIELD)
-    bounded, passed = _Lines(lines, name), 0
-    while (first := next(bounded, "")) and not first.strip():
-        passed += 1
+    bounded = _Lines(lines, name)
+    first, passed = bounded.first()
     reader = csv.DictReader(chain([first], bounded), delimiter=_separator(first))
     try:
         check_columns(reader.fieldnames or (), name)
@@ -136,9 +135,10 @@ def is_manifest(name: str) -> bool:
     return stem in ("manifest", "persons") and f".{suffix}" in TABLES
 
 
-def has_columns(first_line: str, suffix: str) -> bool:
-    """Whether a table that begins like this names persons and what shows them."""
+def has_columns(text: TextIO, suffix: str) -> bool:
+    """Whether a table names persons and what shows them, by its first line that is not empty."""
     try:
+        first_line, _ = _Lines(text, "It").first()
         if suffix == ".csv":
             names = set(next(csv.reader([first_line], delimiter=_separator(first_line)), []))
         else:
@@ -164,6 +164,13 @@ class _Lines:
         self._text = text
         self._name = name
         self._left = MAX_LINE
+
+    def first(self) -> tuple[str, int]:
+        """The first line that is not empty, and how many were passed over; "" if there is none."""
+        passed = 0
+        while (line := next(self, "")) and not line.strip():
+            passed += 1
+        return line, passed
 
     def start_record(self) -> None:
         """Begin another record: a CSV record can have several lines in quoted fields."""

@@ -181,7 +181,7 @@ class _Zip:
             return True  # reading it reports what is wrong with it
         try:
             with self._read(self.files[path], MAX_LINE) as file, text_of(file) as text:
-                return has_columns(text.readline(MAX_LINE), path.suffix.lower())
+                return has_columns(text, path.suffix.lower())
         except ImportSourceError:
             return False
 

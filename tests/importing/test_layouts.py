@@ -162,6 +162,12 @@ def test_the_only_table_of_a_zip_counts(tmp_path: Path, manifest: str) -> None:
     assert people(read_all(pack_zip(tmp_path / "x", files))) == TWO
 
 
+def test_the_table_of_a_zip_may_begin_with_empty_lines(tmp_path: Path) -> None:
+    table = b"\n \nperson_id,image\nann,1.jpg\nbob,2.jpg\n"
+    files = {"people.csv": table, "1.jpg": b"1", "2.jpg": b"2"}
+    assert people(read_all(pack_zip(tmp_path / "x", files))) == TWO
+
+
 def test_a_table_without_persons_is_an_error(tmp_path: Path) -> None:
     table = b"person_id,image\nann,images/9.jpg\n"
     source = pack_zip(tmp_path / "x", {"a/people.csv": table, "images/1.jpg": b"1"})
