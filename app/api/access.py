@@ -225,8 +225,7 @@ class AccessControl:
             read = await asyncio.wait_for(asyncio.shield(renewal), LEASE_S)
         if not read:
             raise StoreUnavailable(
-                "The access keys cannot be read from the database, so no call is accepted. Try "
-                "again in a moment.",
+                "The access keys cannot be read from the database. Try again in a moment.",
                 {"retry_after": 1},
             )
 

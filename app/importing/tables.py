@@ -53,8 +53,7 @@ class TableContext:
 
 
 def csv_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
-    """The first line that is not empty names the columns; those that have no meaning here are
-    metadata. Rows whose fields are all empty are passed over."""
+    """Columns without a meaning here are metadata. Rows whose fields are all empty are left out."""
     csv.field_size_limit(MAX_FIELD)
     bounded = _Lines(lines, name)
     first, passed = bounded.first()
@@ -138,11 +137,11 @@ def is_manifest(name: str) -> bool:
 def has_columns(text: TextIO, suffix: str) -> bool:
     """Whether a table names persons and what shows them, by its first line that is not empty."""
     try:
-        first_line, _ = _Lines(text, "It").first()
+        line, _ = _Lines(text, "It").first()
         if suffix == ".csv":
-            names = set(next(csv.reader([first_line], delimiter=_separator(first_line)), []))
+            names = set(next(csv.reader([line], delimiter=_separator(line)), []))
         else:
-            names = set(_json_object(first_line))
+            names = set(_json_object(line))
     except (csv.Error, ImportSourceError):
         return False
     return PERSON in names and bool(NEEDED & names)
@@ -167,10 +166,10 @@ class _Lines:
 
     def first(self) -> tuple[str, int]:
         """The first line that is not empty, and how many were passed over; "" if there is none."""
-        passed = 0
-        while (line := next(self, "")) and not line.strip():
-            passed += 1
-        return line, passed
+        for passed, line in enumerate(self):
+            if line.strip():
+                return line, passed
+        return "", 0
 
     def start_record(self) -> None:
         """Begin another record: a CSV record can have several lines in quoted fields."""
