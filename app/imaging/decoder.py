@@ -15,7 +15,7 @@ from pathlib import Path
 import app
 from app.errors import ImageError, Overloaded, UnreadableImage
 from app.imaging.decoding import decode_here
-from app.imaging.limits import ImageLimits, inspect, is_suspicious, memory_of
+from app.imaging.limits import BYTES_PER_PIXEL, ImageLimits, inspect, is_suspicious, memory_of
 from app.imaging.wire import DecoderChannel, DecodeRequest
 from app.locks import new_condition, new_lock
 from app.types import DecodedImage, Image
@@ -25,8 +25,6 @@ RETRY_AFTER_S = 1
 IDLE_SECONDS = 5.0
 # Address space of a decoder process without a photo: Python, NumPy, OpenCV and the codecs.
 _PROCESS_BYTES = 512 * 1024 * 1024
-# Bytes that a pixel may take there: planes of 16 bits, a copy, and the result.
-_PROCESS_BYTES_PER_PIXEL = 24
 
 
 class PhotoDecoder:
@@ -184,7 +182,7 @@ class _Process:
     def __init__(self, limits: ImageLimits) -> None:
         self.idle_since = 0.0
         ours, theirs = socket.socketpair()
-        most = _PROCESS_BYTES + _PROCESS_BYTES_PER_PIXEL * limits.max_pixels
+        most = _PROCESS_BYTES + BYTES_PER_PIXEL * limits.max_pixels
         command = [sys.executable, "-P", "-m", "app.imaging.process", str(theirs.fileno())]
         self._connection = DecoderChannel(ours)
         with theirs, contextlib.ExitStack() as failed:

@@ -75,6 +75,8 @@ MAX_SCANNED_SAMPLES = 1_500_000_000
 _USUAL_SCANNED_SAMPLES = 600_000_000
 # Bytes of a decoded pixel.
 _RESULT = 3
+# Bytes that a pixel may take in a decoder process: planes of 16 bits, a copy, and the result.
+BYTES_PER_PIXEL = 24
 # Their decoders are large, and parsers of boxes within boxes.
 ISOLATED_FORMATS = ("HEIC", "AVIF")
 

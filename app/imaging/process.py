@@ -6,22 +6,31 @@ and ends when the other end closes, or when a photo takes too long, even if the 
 it is gone.
 """
 
+import os
 import resource
 import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from app.errors import ImageError
 from app.imaging.boxed import decode_boxed
 from app.imaging.decoding import decode_here
-from app.imaging.limits import ISOLATED_FORMATS, damaged, inspect
+from app.imaging.formats import Header
+from app.imaging.limits import BYTES_PER_PIXEL, ISOLATED_FORMATS, damaged, inspect
 from app.imaging.wire import DecoderChannel, DecodeRequest
 from app.types import DecodedImage
 
 # What the service waits longer than the alarm here, so that only it ends a process as a rule.
 GRACE_SECONDS = 5.0
 _MAX_DESCRIPTORS = 16
+# Address space for one photo beside its pixels: buffers, stacks of threads, copies of the file.
+_BUFFER_BYTES = 64 * 1024 * 1024
+_STACK_BYTES = 16 * 1024 * 1024
+_COPIES = 4
 
 
 def _limit_self(most: int) -> None:
@@ -39,9 +48,29 @@ def _limit_self(most: int) -> None:
 
 def _decode(request: DecodeRequest) -> DecodedImage:
     header = inspect(request.data, request.limits)
-    if header.format in ISOLATED_FORMATS:
-        return decode_boxed(header, request.data, request.limits)
-    return decode_here(header, request.data, request.limits, request.enough)
+    with _memory_of(header, len(request.data)):
+        if header.format in ISOLATED_FORMATS:
+            return decode_boxed(header, request.data, request.limits)
+        return decode_here(header, request.data, request.limits, request.enough)
+
+
+@contextmanager
+def _memory_of(header: Header, size: int) -> Iterator[None]:
+    """Limit the address space to what a photo of that header takes: its coded data may be of a
+    larger picture, which a decoder decodes before it compares, or scales it down."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:  # not Linux
+        yield
+        return
+    stacks = _STACK_BYTES * (os.cpu_count() or 1)
+    most = used + _BUFFER_BYTES + stacks + _COPIES * size + BYTES_PER_PIXEL * header.pixels
+    resource.setrlimit(resource.RLIMIT_AS, (min(most, soft), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _answer(connection: DecoderChannel, request: DecodeRequest) -> None:

@@ -5,6 +5,7 @@ stored on its side, with `irot` and with EXIF data that say so too.
 """
 
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,18 @@ def test_a_track_larger_than_the_header_is_refused_before_it_is_decoded(
         UnreadableImage, match="states 64 × 64 pixels, and the picture in it 96 × 64"
     ):
         decoder.decode(bytes(data))
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) > 16, reason="its decoder's threads need more memory")
+def test_coded_data_of_a_larger_picture_is_not_decoded(decoder: PhotoDecoder) -> None:
+    """Its boxes state 64 × 64 everywhere; it would be decoded as 16,000 × 16,000 and scaled."""
+    data = (HEIC / "larger_inside.avif").read_bytes()
+    header = read_header(data)
+    assert header is not None
+    assert (header.width, header.height) == (64, 64)
+    with pytest.raises(UnreadableImage):
+        decoder.decode(data)
+    assert decoder.decode(avif(picture())).pixels.shape == (64, 96, 3)
 
 
 @pytest.mark.parametrize("kind", ["avif", "heic", "webp", "png", "jpeg"])
