@@ -160,8 +160,7 @@ class _Lines:
     """The lines of a table, with a limit on the length of a record."""
 
     def __init__(self, text: TextIO, name: str) -> None:
-        self._text = text
-        self._name = name
+        self._text, self._name = text, name
         self._left = MAX_LINE
 
     def first(self) -> tuple[str, int]:
