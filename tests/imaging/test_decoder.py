@@ -194,7 +194,7 @@ class TestProcess:
         self, photos: PhotoDecoder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The pixels of this photo do not fit beside the libraries."""
-        monkeypatch.setattr(decoder, "_PROCESS_BYTES_PER_PIXEL", 0)
+        monkeypatch.setattr(decoder, "BYTES_PER_PIXEL", 0)
         data = saved("AVIF", 16, 16)
         assert photos.decode(data).width == 16
         photos.close()
