@@ -25,6 +25,8 @@ from app.telemetry.logs import log
 
 LEASE_S = 2.0
 POLL_S = 0.5
+# From the end of a reading to the next: anyone may send ids that are unknown.
+READINGS_APART_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class AccessRegistry:
         self._refreshing = new_lock("access.refreshing")
         self._used: dict[str, datetime] = {}  # hours that are not stored yet
         self._stored: dict[str, datetime] = {}  # hours that are, since the keys were read
-        self._stopping = False
+        self._stopping = threading.Event()
         self._wake = threading.Event()
         self._next: Future[bool] = Future()  # the next reading
         self._thread = threading.Thread(target=self._run, name="access-keys", daemon=True)
@@ -137,7 +139,7 @@ class AccessRegistry:
 
     def close(self) -> None:
         """End the thread."""
-        self._stopping = True
+        self._stopping.set()
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -175,11 +177,12 @@ class AccessRegistry:
     def _run(self) -> None:
         failing = False
         while True:
-            self._wake.wait(POLL_S)
+            self._stopping.wait(READINGS_APART_S)
+            self._wake.wait(POLL_S - READINGS_APART_S)
             self._wake.clear()
             # Requests that call `renewal` from here on wait for the reading after this one.
             due, self._next = self._next, Future()
-            if self._stopping:
+            if self._stopping.is_set():
                 due.set_result(False)
                 return
             read = False

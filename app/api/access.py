@@ -159,8 +159,6 @@ class AccessControl:
                 return
             operation = self._find_operation(method, path)
         try:
-            if not self._registry.fresh:
-                await self._read_again()
             access = await self._access(scope, operation)
         except LikenessError as error:
             self._observed(scope, operation, None).refused(error)
@@ -231,6 +229,8 @@ class AccessControl:
 
     async def _access(self, scope: Scope, operation: Operation | None) -> Access:
         """Whose request it is. Raises Unauthenticated, Forbidden or StoreUnavailable."""
+        if stale := not self._registry.fresh:
+            await self._read_again()
         if not self._registry.enabled and self._oidc is None:
             if operation is not None and operation.scope is KeyScope.ADMIN:
                 raise Forbidden(
@@ -238,9 +238,9 @@ class AccessControl:
                     "run `likeness keys create --name admin --scope all` where the service runs."
                 )
             return Access()
-        return Access(await self._key(scope), self._limiter, self._probing)
+        return Access(await self._key(scope, stale), self._limiter, self._probing)
 
-    async def _key(self, scope: Scope) -> AccessKey:
+    async def _key(self, scope: Scope, just_read: bool) -> AccessKey:
         token = _token(scope["headers"])
         if token is None:
             raise Unauthenticated(
@@ -249,7 +249,7 @@ class AccessControl:
             )
         if self._oidc is not None and self._oidc.has_form(token):
             return await self._oidc.key_of(token)
-        if self._registry.may_be_new(token):
+        if not just_read and self._registry.may_be_new(token):
             await self._read_again()
         key = self._registry.key_of(token)
         if key is None:

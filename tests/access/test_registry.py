@@ -3,9 +3,11 @@
 import logging
 import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ from app.access.keys import (
     new_token,
     read_pepper,
 )
-from app.access.registry import LEASE_S, AccessRegistry
+from app.access.registry import LEASE_S, READINGS_APART_S, AccessRegistry
 from app.access.store import AccessKeyStore
 from app.errors import (
     AccessKeyError,
@@ -335,6 +337,25 @@ def test_many_wait_for_one_reading(
     for renewal in waiting:
         renewal.result(PATIENCE_S)
     registry.close()
+
+
+def test_requests_do_not_make_it_read_without_a_pause(
+    store: AccessKeyStore, registry: AccessRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request with an unknown id calls for a reading, and needs no key for that."""
+    began = list[float]()
+    revision = store.revision
+
+    def noted() -> int:
+        began.append(time.monotonic())
+        return revision()
+
+    monkeypatch.setattr(store, "revision", noted)
+    registry.start()
+    for _ in range(3):
+        assert registry.renewal().result(PATIENCE_S)
+    registry.close()
+    assert all(later - earlier >= READINGS_APART_S for earlier, later in pairwise(began))
 
 
 class TestPepper:

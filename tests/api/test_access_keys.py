@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import httpx
 import pytest
 
-from app.access.keys import AccessKey, KeyLimits, NewKey, Scope
+from app.access.keys import AccessKey, KeyLimits, NewKey, Scope, new_token
+from app.access.registry import AccessRegistry
 from app.api.endpoints.access_keys import KeyInfo
 from app.errors import StoreUnavailable
 from app.services import Services
@@ -66,6 +68,22 @@ def test_a_new_key_is_not_refused_while_the_keys_cannot_be_read(
         answer = site.get("/v1/collections", headers={"X-Api-Key": token})
     assert (answer.status_code, code_of(answer)) == (503, "store_unavailable")
     keyed.access_keys.revoke("at-a-bad-moment")
+
+
+def test_one_reading_serves_a_request_without_a_lease_whose_id_is_unknown(
+    site: httpx.Client, keyed: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewals = list[object]()
+    renewal = AccessRegistry.renewal
+
+    def noted(registry: AccessRegistry) -> Future[bool]:
+        renewals.append(registry)
+        return renewal(registry)
+
+    monkeypatch.setattr(AccessRegistry, "fresh", property(lambda _: False))
+    monkeypatch.setattr(AccessRegistry, "renewal", noted)
+    answer = site.get("/v1/collections", headers={"X-Api-Key": new_token()[1]})
+    assert (answer.status_code, renewals) == (401, [keyed.access])
 
 
 def test_a_body_that_is_complete_after_the_revocation_is_not_processed(
