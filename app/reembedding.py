@@ -157,12 +157,7 @@ class Reembedding:
 
 def _decoded(kept: KeptCrop) -> Image | None:
     """None if it is damaged."""
-    if kept.crop is None:
-        return None
-    try:
-        return decode_crop(kept.crop)
-    except DamagedData:
-        return None
+    return None if kept.crop is None else decode_crop(kept.crop)
 
 
 def _threshold(pack: ModelPack, target_fmr: float) -> float:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from app.errors import DamagedData
 from app.imaging.formats import too_many_parts
 from app.types import Image
 
@@ -108,9 +107,7 @@ def encode_crop(crop: Image) -> bytes:
     return encoded.tobytes()
 
 
-def decode_crop(data: bytes) -> Image:
-    """The aligned face of such a file, BGR. Raises DamagedData."""
+def decode_crop(data: bytes) -> Image | None:
+    """The aligned face of such a file, BGR; None if the file is damaged."""
     crop = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if crop is None:
-        raise DamagedData("A kept face is no PNG file. Restore it from a backup, or delete it.")
-    return np.asarray(crop, np.uint8)
+    return None if crop is None else np.asarray(crop, np.uint8)
