@@ -33,13 +33,18 @@ def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
         with open(temporary, "wb", opener=_private_anew) as file:
             for piece in pieces:
                 file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
+        publish(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+
+
+def publish(written: Path, path: Path) -> None:
+    """Give a file that is written completely its name. When this returns, both are on disk, also
+    after a power cut. Raises OSError."""
+    sync(written)
+    written.rename(path)
+    sync(path.parent)
 
 
 def unfinished(path: Path) -> Path:
@@ -50,9 +55,9 @@ def unfinished(path: Path) -> Path:
     return path.with_name(os.fsdecode(name + UNFINISHED))
 
 
-def _sync(folder: Path) -> None:
-    """Bring the names in a folder to disk. Raises OSError."""
-    opened = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to disk. Raises OSError."""
+    opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
     finally:

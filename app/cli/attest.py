@@ -1,7 +1,5 @@
 """`likeness attest`: a signed statement of error rates, against a requirement."""
 
-import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +10,9 @@ from typer.core import TyperGroup
 
 from app.cli.console import err, out, read_settings, require_database
 from app.cli.evaluate import open_analyser, show_progress
+from app.cli.output import require_not_read, require_writable, write_public_file
 from app.decision.face_selection import FaceSelection
 from app.decision.policy import CollectionPolicy
-from app.disk import write_whole
 from app.lab.attestation.cells import STRATA
 from app.lab.attestation.document import (
     MAX_BYTES,
@@ -153,8 +151,8 @@ def measure(
 ) -> None:
     """Measure FPIR and FNIR by group and stratum, compare with a requirement, sign the result."""
     private = read_private_key(key)
-    _check_writable(output)
-    _check_not_read(output, (key, attributes, label_noise, Path(requirement)))
+    require_writable(output)
+    require_not_read(output, (key, attributes, label_noise, Path(requirement)))
     before = None if compare_with is None else verify(_read(compare_with), private.public_key())
     wanted = _wanted(requirement, attributes, gallery_size)
     if Path(source).is_dir():
@@ -163,7 +161,7 @@ def measure(
     else:
         _refuse_options_of_folders(source, target_fpir, label_noise)
         statement = _collection(source, wanted)
-    _write(output, sign(statement, private))
+    write_public_file(output, sign(statement, private))
     _print(statement)
     err.print(f"Written: {output}", markup=False, highlight=False)
     drifted = before is not None and _print_drift(before, statement)
@@ -231,38 +229,6 @@ def _collection(name: str, wanted: Wanted) -> JsonObject:
         )
     finally:
         services.close()
-
-
-def _check_writable(path: Path) -> None:
-    """Before minutes are spent."""
-    reason = "it is a folder" if path.is_dir() else None
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        reason = error.strerror
-    if reason is not None:
-        raise AttestationError(f"{path} cannot be written: {reason}. Give another path.")
-
-
-def _check_not_read(output: Path, inputs: Iterable[Path | None]) -> None:
-    """Raise AttestationError for an output that would replace a file that is read, such as the
-    private key. The earlier attestation may be replaced."""
-    if any(one is not None and output.exists() and one.exists() and output.samefile(one)
-           for one in inputs):  # fmt: skip
-        raise AttestationError(
-            f"{output} is a file that this command reads, and would be replaced. Give another path."
-        )
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_whole(path, [content])
-        path.chmod(0o644)  # it holds no personal data, and is made to be shown
-    except OSError as error:
-        raise AttestationError(
-            f"{path} cannot be written: {error.strerror}. Give another path."
-        ) from error
 
 
 def _read(path: Path) -> bytes:

@@ -14,8 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from app.cli.console import err, out, read_settings, require_extra
+from app.cli.output import require_not_read, require_writable, write_public_file, writing
 from app.decision.calibrations import pack_orientation
 from app.decision.face_selection import FaceSelection
+from app.decision.fitting import MIN_PERSONS
 from app.decision.policy import CollectionPolicy
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
@@ -28,6 +30,7 @@ from app.lab.evaluation.labels import (
     FACE_COLUMNS,
     PAIR_COLUMNS,
     EvaluationError,
+    LabelledPeople,
     LabelNoise,
     lines_of,
     read_attributes,
@@ -175,6 +178,10 @@ def evaluate_pack(
         policy=CollectionPolicy(target_fpir=target_fpir),
         fit_orientation=calibration is not None,
     )
+    if calibration is not None:
+        require_writable(calibration)
+        require_not_read(calibration, (*sources, label_noise, attributes))
+        _require_enough_people(plan.people)
     result = _run(plan, pack, keep=cache)
     rows = list(rows_of(result.evaluation))
     if output is not None:
@@ -288,21 +295,10 @@ def show_progress(what: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(task)
 
 
-@contextmanager
-def _clear_write_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise EvaluationError(
-            f"{error.filename} cannot be written: {error.strerror}. Give another path."
-        ) from error
-
-
 def _no_photo(_name: str) -> bytes | None:
     return None
 
 
-@_clear_write_errors()
 def _write_report(
     rows: Sequence[FigureRow], folder: Path, read_photo: Callable[[str], bytes | None]
 ) -> None:
@@ -310,10 +306,11 @@ def _write_report(
         # Imported here, because it loads a plotting library, which takes half a second.
         from app.lab.evaluation.html import render_html  # noqa: PLC0415
 
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(to_json(rows) + "\n", encoding="utf-8")
-    (folder / "report.csv").write_text(to_csv(rows), encoding="utf-8", newline="")
-    (folder / "report.html").write_text(render_html(rows, read_photo), encoding="utf-8")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.json").write_text(to_json(rows) + "\n", encoding="utf-8")
+        (folder / "report.csv").write_text(to_csv(rows), encoding="utf-8", newline="")
+        (folder / "report.html").write_text(render_html(rows, read_photo), encoding="utf-8")
 
 
 @contextmanager
@@ -331,11 +328,20 @@ def _plotting_without_traces() -> Iterator[None]:
                 del os.environ[name]
 
 
-@_clear_write_errors()
+def _require_enough_people(people: LabelledPeople | None) -> None:
+    if people is None or len(set(people.persons)) < MIN_PERSONS:
+        raise _too_few_people()
+
+
+def _too_few_people() -> EvaluationError:
+    return EvaluationError(
+        f"There are too few people for a calibration: it needs a folder of {MIN_PERSONS} people or "
+        "more with usable photos."
+    )
+
+
 def _write_calibration(result: EvaluationResult, path: Path) -> None:
     if result.calibration is None:
-        raise EvaluationError(
-            "There are too few people for a calibration: it needs a folder of 100 people or more."
-        )
+        raise _too_few_people()
     text = result.calibration.model_dump_json(indent=1, by_alias=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_public_file(path, f"{text}\n".encode())

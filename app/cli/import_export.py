@@ -4,7 +4,7 @@ a collection as a file that `likeness import` takes back."""
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
 from app.cli.console import announce_new_database, err, out, read_settings, require_database
 from app.cli.import_progress import ImportProgress, import_progress, summarise
+from app.cli.output import require_not_read
 from app.decision.face_selection import FaceSelection
 from app.encryption.ring import KeyRing
 from app.errors import CollectionNotFound
@@ -184,7 +185,7 @@ def import_folder(
         )  # fmt: skip
         callbacks: list[OutcomeCallback] = [counts]
         if report is not None:
-            _require_no_source(report, sources)
+            require_not_read(report, map(Path, sources))
             callbacks.append(stack.enter_context(report_writer(report)))
         progress = stack.enter_context(import_progress(counts, as_json=as_json))
         callbacks.append(progress.count)
@@ -205,17 +206,6 @@ def import_folder(
 
 
 Work = Callable[[Iterator[Row], OutcomeCallback], None]
-
-
-def _require_no_source(report: Path, sources: list[str]) -> None:
-    """Raise ImportSourceError for a report that would replace what is imported."""
-    for source in sources:
-        with suppress(OSError, ValueError):  # one is no file: nothing can be replaced
-            if report.samefile(source):
-                raise ImportSourceError(
-                    f"The report {report} is the file that is imported, and would replace it. "
-                    "Name another file."
-                )
 
 
 def _options(**given: Any) -> ImportOptions:

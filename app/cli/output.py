@@ -2,8 +2,9 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from app.disk import unfinished, write_whole
@@ -28,6 +29,29 @@ def writing(target: Path | str) -> Iterator[None]:
         raise kind(f"{target} cannot be written: {error.strerror}.") from error
 
 
+def require_writable(output: Path) -> None:
+    """Raise OutputError for a file that cannot be written, before minutes are spent."""
+    reason = "it is a folder" if output.is_dir() else None
+    try:
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        raise OutputError(f"{output} cannot be written: {reason}. Name another file.")
+
+
+def require_not_read(output: Path, read: Iterable[Path | None]) -> None:
+    """Raise OutputError for a file that the command reads, which it would replace."""
+    for path in read:
+        with suppress(OSError, ValueError):  # one of them is no file
+            if path is not None and output.samefile(path):
+                raise OutputError(
+                    f"{output} is a file that this command reads, and would be replaced. "
+                    "Name another file."
+                )
+
+
 def write_file(path: Path, pieces: Iterable[bytes], *, replace: bool) -> None:
     """Write a file that its owner alone can read. It is complete and on disk when this returns; if
     it fails, there is none, or the old one. Raises OutputError, also for a file that exists, unless
@@ -41,3 +65,10 @@ def write_file(path: Path, pieces: Iterable[bytes], *, replace: bool) -> None:
         )
     with writing(path):
         write_whole(path, pieces)
+
+
+def write_public_file(path: Path, content: bytes) -> None:
+    """Write or replace a file without personal data that others may read. Raises as `write_file`
+    does."""
+    write_file(path, [content], replace=True)
+    path.chmod(0o644)

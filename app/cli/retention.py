@@ -42,15 +42,22 @@ def retention(
             if collection is not None
             else list(store.collections.every())
         )
+        deletes = False
         for record in records:
             rule = expiry_of(record, now)
             if days is not None:
                 rule = replace(rule, inactive_since=now - timedelta(days=days))
             if rule:
+                deletes = True
                 _show(store, record.name, rule)
             elif collection is not None:
                 text = f"{record.name}: the policy has no retention_days or consent_required"
                 out.print(text, highlight=False, soft_wrap=True)
+        if not deletes and collection is None:
+            out.print(
+                "No collection has a policy with retention_days or consent_required: nobody would "
+                "be deleted.", soft_wrap=True,
+            )  # fmt: skip
 
 
 def _show(store: Store, name: str, rule: Expiry) -> None:

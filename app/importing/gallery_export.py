@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from app.disk import unfinished
+from app.disk import publish, unfinished
 from app.errors import LikenessError
 from app.importing.zips import line, new_bundle
 from app.store.records import CollectionRecord, ExportedTemplate, PersonRecord
@@ -110,7 +110,7 @@ def export(store: Store, record: CollectionRecord, out: Path, progress: Progress
     try:
         with bound_to(record):
             writers[out.suffix](written, source)
-        written.replace(out)
+        publish(written, out)
     except OSError as error:
         raise _cannot_write(out, error) from error
     finally:

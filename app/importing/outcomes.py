@@ -176,7 +176,7 @@ def _left_out(count: int) -> RowOutcome:
 
 
 def _unwritable(path: Path, error: OSError) -> ImportSourceError:
-    return ImportSourceError(f"The report {path.name} cannot be written: {error.strerror}.")
+    return ImportSourceError(f"The report {path} cannot be written: {error.strerror}.")
 
 
 BUSY_TIMEOUT_S = 30.0

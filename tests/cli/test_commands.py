@@ -206,8 +206,10 @@ def test_a_report_does_not_replace_what_is_imported(run: Run, tmp_path: Path) ->
     for report in (table, link):
         refused = run("import", table, "--report", report)
         assert refused.exit_code == 2
-        assert "would replace it" in " ".join(refused.output.split())
+        assert "would be replaced" in " ".join(refused.output.split())
         assert table.read_text() == "person_id,image\nada,ada.jpg\n"
+    nowhere = run("import", table, "--report", tmp_path / "nowhere" / "report.csv")
+    assert "/nowhere/report.csv cannot be written" in " ".join(nowhere.output.split())
 
 
 def test_import_reports_every_file_and_runs_again_safely(

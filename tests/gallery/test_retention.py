@@ -406,4 +406,5 @@ def test_the_command_shows_and_erases_nothing(
     assert "default: 2 persons" in shown.output
     assert "ada" in shown.output
     assert "no retention_days" in CliRunner().invoke(app, asked).output
+    assert "nobody would be deleted" in CliRunner().invoke(app, ["retention"]).output
     assert left(open_gallery(database).store, "default") == ["ada", "bob"]

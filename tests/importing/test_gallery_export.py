@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app import disk
 from app.decision.face_selection import FaceSelection
 from app.decision.policy import CollectionPolicy
 from app.encryption.keys import new_key_line
@@ -123,6 +124,17 @@ def test_what_cannot_be_written(services: Services, tmp_path: Path) -> None:
         export(store, record, tmp_path / "there.jsonl", lambda _: None)
     assert (tmp_path / "there.jsonl").read_text() == "mine"
     assert not list(tmp_path.glob("*.new"))
+
+
+def test_it_is_on_disk_before_it_has_its_name(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, store = services.gallery.require("default"), services.gallery.store
+    synced: list[tuple[str, bool]] = []
+    out = tmp_path / "all.jsonl"
+    monkeypatch.setattr(disk, "sync", lambda path: synced.append((path.name, out.exists())))
+    export(store, record, out, lambda _: None)
+    assert synced == [("all.jsonl.new", False), (tmp_path.name, True)]
 
 
 def test_what_lies_under_the_unfinished_name_is_left_alone(

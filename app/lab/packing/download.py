@@ -1,5 +1,6 @@
 """Published packs over the network, by the download code of InsightFace's own package."""
 
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -9,9 +10,10 @@ from pathlib import Path
 from insightface.gui.core.model_downloads import ModelAsset, download_model_asset
 from insightface.utils.storage import model_zoo_download_url
 
+from app.disk import own
 from app.errors import PackError
 from app.lab.packing.published import PublishedPack
-from app.lab.packing.writing import packs_folder, workspace
+from app.lab.packing.writing import packs_folder, unwritable, workspace
 
 # Bytes so far, and in all.
 Progress = Callable[[int, int], None]
@@ -41,7 +43,7 @@ def fetched(
         pack.archive
     )  # fmt: skip
     archive = cache / "models" / pack.archive
-    with workspace(installed) as root:
+    with _only_download(installed), workspace(installed) as root:
         try:
             folder = download_model_asset(ModelAsset(pack.archive, url), str(root), cache, reported)
         except (RuntimeError, OSError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
@@ -50,6 +52,22 @@ def fetched(
             yield _innermost(Path(folder), pack)
         finally:
             shutil.rmtree(cache, ignore_errors=True)
+
+
+@contextmanager
+def _only_download(installed: Path) -> Iterator[None]:
+    """Two downloads would remove each other's files."""
+    with unwritable(installed):
+        lock = own(installed / ".download-lock")
+    if lock is None:
+        raise PackError(
+            f"Another command is fetching a pack into {installed}. Wait until it has ended, and "
+            "call this one again."
+        )
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _check_room(pack: PublishedPack, installed: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import tomli_w
 
 from app.decision.calibrations import pack_calibration
-from app.disk import private_folder
+from app.disk import private_folder, publish, sync
 from app.errors import PackError
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
@@ -126,8 +126,7 @@ def write_zip(folder: Path, archive: Path) -> None:
     """Write a pack's folder into a zip, which appears when it is whole. Raises PackError."""
     with workspace(archive.parent) as parent, unwritable(archive):
         made = Path(shutil.make_archive(str(parent / "pack"), "zip", folder))
-        _flush(made)
-        made.rename(archive)
+        publish(made, archive)
 
 
 def try_pack(folder: Path) -> ModelPack:
@@ -161,9 +160,9 @@ def _appearing(out: Path) -> Iterator[Path]:
         yield folder
         for file in folder.iterdir():
             file.chmod(0o644)
-            _flush(file)
+            sync(file)
         try:
-            folder.rename(out)
+            publish(folder, out)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # another process was faster
                 raise _exists(out) from error
@@ -189,11 +188,6 @@ def unwritable(out: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise PackError(f"{out} cannot be written ({reason}). Nothing was kept.") from error
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
 
 
 def _with_digests(value: Any, folder: Path) -> Any:

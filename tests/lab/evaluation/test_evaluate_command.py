@@ -132,7 +132,15 @@ def test_a_report_that_cannot_be_written(people_folder: Path, tmp_path: Path) ->
     assert "cannot be written" in " ".join(result.output.split())
 
 
-@pytest.mark.slow
+def test_a_calibration_replaces_nothing_that_is_read(people_folder: Path, tmp_path: Path) -> None:
+    groups = tmp_path / "groups.csv"
+    groups.write_text("person,office\nobama,president\n")
+    result = run(people_folder, "--attributes", groups, "--calibration", groups)
+    assert result.exit_code == 2
+    assert "would be replaced" in " ".join(result.output.split())
+    assert groups.read_text() == "person,office\nobama,president\n"
+
+
 def test_too_few_people_make_no_calibration(people_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     result = run(people_folder, "--calibration", path)

@@ -47,7 +47,7 @@ def test_a_published_pack_is_fetched_converted_and_served(
     assert pack.recogniser.dimension == 512
     assert pack.recogniser.proven_equal_to == published.recogniser.sha256
     assert reported[-1] == (archive.stat().st_size,) * 2
-    assert [path.name for path in installed.iterdir()] == ["buffalo_sc"]
+    assert [path.name for path in installed.glob("[!.]*")] == ["buffalo_sc"]
 
 
 def test_a_broken_connection_is_continued(
@@ -82,6 +82,21 @@ def test_what_is_no_archive(zoo: Zoo, published: PublishedPack, installed: Path)
         pytest.raises(PackError, match="is not a zip file"),
         fetched(published, installed, _silent, base_url=zoo.url),
     ):
+        pass
+
+
+@pytest.mark.usefixtures("archive")
+def test_two_at_a_time(zoo: Zoo, published: PublishedPack, installed: Path) -> None:
+    """They would remove each other's files."""
+    with fetched(published, installed, _silent, base_url=zoo.url) as folder:
+        before = sorted(folder.iterdir())
+        with (
+            pytest.raises(PackError, match=r"Another command is fetching a pack into .*installed"),
+            fetched(published, installed, _silent, base_url=zoo.url),
+        ):
+            pass
+        assert sorted(folder.iterdir()) == before
+    with fetched(published, installed, _silent, base_url=zoo.url):
         pass
 
 
