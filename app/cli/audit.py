@@ -20,7 +20,7 @@ from app.store.audit_verification import AuditVerification, exported, read_expor
 from app.store.schema import opened_database
 from app.store.sql.audit_chain import HASH_BYTES
 from app.store.sql.audit_log import AuditEntry, AuditFilter
-from app.store.sql.lookups import MAX_KEYS, is_of_deleted
+from app.store.sql.lookups import MAX_KEYS, is_live
 from app.store.sql.tables import persons
 from app.store.store import Store
 
@@ -195,7 +195,7 @@ def _names(store: Store, entries: list[AuditEntry]) -> dict[int, str]:
     with store.database.reading() as connection:
         for start in range(0, len(numbers), MAX_KEYS):
             some = persons.c.id.in_(numbers[start : start + MAX_KEYS])
-            query = select(persons.c.id, persons.c.person_id).where(some, ~is_of_deleted(persons))
+            query = select(persons.c.id, persons.c.person_id).where(some, is_live(persons))
             ids |= {row.id: row.person_id for row in connection.execute(query)}
     return {
         sequence: ids.get(number, "(deleted)") if sequence > begins else "(before a restore)"

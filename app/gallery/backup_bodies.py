@@ -31,7 +31,7 @@ from app.store.sql.audit_log import DATABASE_RESTORED, note
 from app.store.sql.changes import STAMP_BYTES
 from app.store.sql.consents import rebuild_consents
 from app.store.sql.integrity import compose_ids
-from app.store.sql.lookups import count_rows, is_of_deleted
+from app.store.sql.lookups import count_rows, is_live
 from app.store.sql.tables import MetadataColumn
 from app.store.sql.terms import rebuild_terms
 
@@ -80,7 +80,7 @@ def dump(engine: Engine) -> Iterator[Mapping[str, Any]]:
 def _batches(connection: Connection, table: Table) -> Iterator[list[dict[str, Any]]]:
     query = select(table).order_by(*table.primary_key.columns)
     if table is not tables.encryption_keys:
-        query = query.where(~is_of_deleted(table))
+        query = query.where(is_live(table))
     result = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
     for part in result.mappings().partitions(ROWS_AT_ONCE):
         yield [{name: _plain(value) for name, value in row.items()} for row in part]
@@ -219,7 +219,7 @@ def _rows(
 def _occupied(connection: Connection) -> bool:
     """Whether there is a person, or a collection besides one."""
     people, several = (
-        count_rows(connection, table, ~is_of_deleted(table))
+        count_rows(connection, table, is_live(table))
         for table in (tables.persons, tables.collections)
     )
     return bool(people or several > 1)

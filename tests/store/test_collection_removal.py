@@ -22,6 +22,7 @@ from app.store.records import Erasure, NewTemplate, PersonTemplate
 from app.store.sql import collection_removal, tables
 from app.store.sql.audit_log import AuditWriter
 from app.store.sql.collection_removal import CollectionRemoval
+from app.store.sql.lookups import is_live
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, KEEPS_CROPS, SPACE, open_store, template
 from tests.writing import store_person
@@ -39,6 +40,7 @@ import os, signal, sys
 from app.store.backends import create_engine
 from app.store.sql.audit_log import AuditWriter
 from app.store.sql.collection_removal import CollectionRemoval
+from app.store.sql.lookups import is_live
 from app.store.store import Store
 
 asked = []
@@ -78,7 +80,7 @@ def deleted_after(store: Store, transactions: int) -> Erasure:
 def deleted_collections(store: Store) -> list[int]:
     """Those of which there are still rows."""
     with store.database.reading() as connection:
-        return list(connection.execute(collection_removal.deleted_collections()).scalars())
+        return list(connection.execute(select(tables.collections.c.id).where(~is_live())).scalars())
 
 
 def finish(store: Store) -> None:

@@ -15,8 +15,7 @@ from app.store.sql.audit_log import note
 from app.store.sql.lookups import (
     DELETED,
     count_rows,
-    deleted_collections,
-    is_of_deleted,
+    is_live,
     lock_collection,
 )
 from app.store.sql.tables import changes, collections, idempotency, persons, templates
@@ -99,8 +98,10 @@ class CollectionRemoval:
         return None
 
     def _next(self) -> int | None:
+        """A deleted collection of which there are still rows."""
+        query = select(collections.c.id).where(~is_live()).limit(1)
         with self._database.reading_once() as connection:
-            key: int | None = connection.execute(deleted_collections().limit(1)).scalar()
+            key: int | None = connection.execute(query).scalar()
             return key
 
     def _hide(self, name: str) -> tuple[int, DeletionCounts]:
@@ -140,7 +141,7 @@ class CollectionRemoval:
 def free_face_ids(connection: Connection, face_ids: Collection[str]) -> None:
     """Delete the faces of deleted collections that have one of the ids: an export of such a
     collection can be imported again with its ids, before all of its rows are deleted."""
-    theirs = templates.c.face_id.in_(face_ids) & is_of_deleted(templates)
+    theirs = templates.c.face_id.in_(face_ids) & ~is_live(templates)
     owners = select(templates.c.collection).where(theirs)
     mine = collections.c.id.in_(owners)
     # First, as `_remove_some` does, which deletes the same rows in another order.

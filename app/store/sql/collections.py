@@ -25,7 +25,6 @@ from app.store.sql.lookups import (
     get_again,
     get_collection,
     is_live,
-    is_of_deleted,
     lock_collection,
     to_page,
 )
@@ -94,7 +93,7 @@ class CollectionStore:
 
     def by_key(self, key: int) -> CollectionRecord:
         """A collection by its key in the database."""
-        query = collection_query().where(collections.c.id == key, is_live())
+        query = collection_query().where(collections.c.id == key)
         with self._database.reading() as connection:
             row = connection.execute(query).first()
         if row is None:
@@ -113,7 +112,7 @@ class CollectionStore:
         self, after: str | None, limit: int, only: Collection[str] | None = None
     ) -> Page[CollectionRecord]:
         """Collections by name, those after `after`; of those names only, if they are given."""
-        query = collection_query().where(is_live()).order_by(collections.c.name)
+        query = collection_query().order_by(collections.c.name)
         if after is not None:
             query = query.where(collections.c.name > after)
         if only is not None:
@@ -186,7 +185,7 @@ class CollectionStore:
         recently enrolled into first."""
         count, newest = func.count(), func.max(templates.c.id)
         query = select(templates.c.collection, count).group_by(templates.c.collection)
-        query = query.where(~is_of_deleted(templates))
+        query = query.where(is_live(templates))
         query = query.having(count >= at_least).order_by(newest.desc())
         with self._database.reading() as connection:
             return {key: int(held) for key, held in connection.execute(query)}

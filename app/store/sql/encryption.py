@@ -9,7 +9,7 @@ from app.store.database import Database
 from app.store.records import CollectionRecord, EncryptionState, Reencrypted
 from app.store.sql.audit_log import note
 from app.store.sql.embedding_rows import EmbeddingRowCodec, person_row
-from app.store.sql.lookups import count_rows, is_of_deleted, lock_collection
+from app.store.sql.lookups import count_rows, is_live, lock_collection
 from app.store.sql.tables import (
     alternate_embeddings,
     crops,
@@ -32,10 +32,10 @@ class EncryptionStore:
         """What is encrypted, and by which keys."""
         with self._database.reading() as connection:
             kinds = select(templates.c.sealed, func.count()).group_by(templates.c.sealed)
-            kinds = kinds.where(~is_of_deleted(templates))
+            kinds = kinds.where(is_live(templates))
             count = {bool(encrypted): n for encrypted, n in connection.execute(kinds)}
             plain_crops, plain_alternates = (
-                count_rows(connection, table, table.c.sealed.is_(False) & ~is_of_deleted(table))
+                count_rows(connection, table, table.c.sealed.is_(False) & is_live(table))
                 for table in (crops, alternate_embeddings)
             )
             return EncryptionState(
@@ -142,7 +142,7 @@ class EncryptionStore:
 
 def _persons_by_key(connection: Connection) -> dict[str, int]:
     keys = select(persons.c.key_id, func.count()).group_by(persons.c.key_id)
-    keys = keys.where(~is_of_deleted(persons))
+    keys = keys.where(is_live(persons))
     used = connection.execute(keys.where(persons.c.key_id.is_not(None)))
     return {str(key_id): int(n) for key_id, n in used}
 

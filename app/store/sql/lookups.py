@@ -20,20 +20,31 @@ from app.store.metadata import CorrectedMetadata
 from app.store.records import MAX_PAGE_BYTES, CollectionRecord, FaceRecord, Page, PersonRecord
 from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.statements import Statement
-from app.store.sql.tables import collections, database, declared_pairs, persons, templates
+from app.store.sql.tables import collections, database, persons, templates
 
 ROWS_AT_ONCE = 32  # that a driver reads ahead
 # JSON of one page as an earlier version stored it, which may be longer than today's.
 MOST_STORED = 8 * 1024 * 1024
 MAX_KEYS = 10_000  # in one statement; SQLite takes 32,766 parameters
 # A deleted collection is named by this and its key until its rows are deleted: no name that a
-# client can give begins with it. Nothing in this file finds such a collection.
+# client can give a collection begins with it.
 DELETED = "/"
 
 
+def is_live(table: Table = collections) -> ColumnElement[bool]:
+    """Whether a collection, or a row that belongs to one, is not of a deleted collection: every
+    query that looks for collections, or counts or names rows of several, has this condition."""
+    if table is collections:
+        return collections.c.name.not_like(f"{DELETED}%")
+    refers = next(one for one in table.c if one.foreign_keys)
+    (key,) = refers.foreign_keys
+    return refers.not_in(select(key.column).where(~is_live(key.column.table)))
+
+
 def collection_query() -> Select[Any]:
-    """Collections, with the columns that `collection_record` needs."""
-    return select(collections, select(database.c.id).scalar_subquery().label("database"))
+    """Live collections, with the columns that `collection_record` needs."""
+    identity = select(database.c.id).scalar_subquery().label("database")
+    return select(collections, identity).where(is_live())
 
 
 _BY_NAME = collection_query().where(collections.c.name == bindparam("spelling"))
@@ -57,7 +68,7 @@ def lock_collection(connection: Connection, name: str) -> CollectionRecord:
 
 def _one_collection(connection: Connection, name: str, query: Statement) -> CollectionRecord:
     row = None
-    for spelling in () if name.startswith(DELETED) else spellings(name)[:1]:
+    for spelling in spellings(name)[:1]:
         row = query.first(connection, {"spelling": spelling})
     if row is None:
         raise collection_not_found(name)
@@ -101,33 +112,11 @@ def get_again(connection: Connection, known: CollectionRecord) -> CollectionReco
     Raises CollectionNotFound, and EmbeddingSpaceMismatch where it changed its space meanwhile.
     """
     row = _BY_KEY.first(connection, {"key": known.key})
-    if row is None or row.name.startswith(DELETED) or row.database != known.database:
+    if row is None or row.database != known.database:
         raise CollectionNotFound(
             f"The collection '{known.name}' was deleted meanwhile, or the database was restored."
         )
     return collection_record(row).require_space(known.embedding_space)
-
-
-def is_live() -> ColumnElement[bool]:
-    """Whether a collection is not deleted, for queries that look for several."""
-    return collections.c.name.not_like(f"{DELETED}%")
-
-
-def deleted_collections() -> Select[Any]:
-    """The keys of the deleted collections of which there are still rows."""
-    return select(collections.c.id).where(collections.c.name.like(f"{DELETED}%"))
-
-
-def is_of_deleted(table: Table) -> ColumnElement[bool]:
-    """Whether a row of a table with data of collections belongs to a deleted one: whatever counts
-    or names rows of several collections leaves these out."""
-    if table is collections:
-        return ~is_live()
-    if "collection" in table.c:
-        return table.c.collection.in_(deleted_collections())
-    owner = persons if table is declared_pairs else templates
-    (column, *_) = table.primary_key.columns
-    return column.in_(select(owner.c.id).where(owner.c.collection.in_(deleted_collections())))
 
 
 def collection_record(row: Any) -> CollectionRecord:
