@@ -18,6 +18,8 @@ from app.locks import Lock, new_lock
 TRY_EVERY_S = 0.0005
 UNFINISHED = b".new"
 MAX_NAME_BYTES = 255  # of a file, with most file systems
+# Of an OSError where descriptors or memory have run out: the same may succeed later.
+SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:

@@ -1,16 +1,15 @@
 """When an import is tried again after a temporary error: the database is away, memory or open files
 have run out, the networks start again."""
 
-import errno
 import time
 from http import HTTPStatus
 
+from app.disk import SCARCE
 from app.errors import LikenessError
 
 # Attempts in a row that got no further than those before.
 MOST_TRIES = 10
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
-SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def is_temporary(error: BaseException | None) -> bool:

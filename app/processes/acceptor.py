@@ -1,6 +1,5 @@
 """The listening sockets of a service, and the connections that wait for a child."""
 
-import errno
 import logging
 import selectors
 import socket
@@ -9,12 +8,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from app.disk import SCARCE
 from app.telemetry.logs import log
 
 BACKLOG = 2048
 ACCEPTED_AT_ONCE = 64
-# Descriptors or memory are scarce: the connection stays in the backlog, and the listener readable.
-SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# Where descriptors or memory are scarce, the connection stays in the backlog, and the listener
+# readable: accepting pauses.
 SCARCE_S = 1.0
 
 

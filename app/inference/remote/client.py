@@ -1,6 +1,5 @@
 """The side of a process that asks networks of another process."""
 
-import errno
 import os
 import socket
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from app.disk import SCARCE
 from app.errors import WorkerDied
 from app.inference.batching import ANSWER_TIMEOUT_S
 from app.inference.remote.frames import (
@@ -31,7 +31,6 @@ from app.types import FloatArray, Image
 GREETING_S = 1.0
 # After a try that failed others fail at once.
 AGAIN_AFTER_S = 0.5
-SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def _starting() -> WorkerDied:
