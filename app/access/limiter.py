@@ -154,7 +154,7 @@ class Limiter:
             found = user.quota
             if found.reserved >= count:
                 return
-            await self._to_its_end(self._reserve_more(key.limited_as, found, quota, count))
+            await self._shielded(self._reserve_more(key.limited_as, found, quota, count))
             # Another call may have used what was reserved; then reserve again while some is left.
             left = found.reserved + (found.unreserved or 0)
             if left < count:
@@ -164,7 +164,7 @@ class Limiter:
                     {"retry_after": self._seconds_left(), "limit": "photos_per_day"},
                 )
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _shielded(self, work: Coroutine[Any, Any, None]) -> None:
         """Wait for work that goes on if the call is cancelled: what it reserves must be known."""
         task = asyncio.create_task(work)
         try:

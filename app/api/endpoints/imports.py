@@ -29,6 +29,7 @@ from app.importing.jobs import ImportJobs
 from app.importing.options import UploadOptions
 from app.importing.patterns import PathPattern
 from app.importing.source_rows import ImportSourceError
+from app.telemetry.tasks import ended
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -161,33 +162,19 @@ async def create_import(
         _check_pattern(options.pattern)
     opening = _on_thread(jobs.new_upload, KINDS[kind])
     try:
-        upload = await _to_its_end(opening)
+        upload = await ended(opening)
         await _receive(request, upload, context.services.settings.max_import_bytes)
         # It is written to the audit log, which may wait for other writers.
         creating = context.write(jobs.create, collection, upload, options)
-        job = await _to_its_end(asyncio.create_task(creating))
+        job = await ended(asyncio.create_task(creating))
     finally:
         if opening.exception() is None:
-            await _to_its_end(_on_thread(opening.result().close))
+            await ended(_on_thread(opening.result().close))
     return ImportAnswer(**job.model_dump(), **context.envelope())
 
 
 def _on_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Task[T]:
     return asyncio.create_task(asyncio.to_thread(work, *args, **kwargs))
-
-
-async def _to_its_end(task: asyncio.Task[T]) -> T:
-    """What a task returns. If the call is cancelled, that is raised only when the task has ended:
-    a thread cannot be stopped, and what it makes must be known to be removed."""
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    return task.result()
 
 
 def _check_pattern(pattern: str) -> None:
