@@ -1,9 +1,11 @@
 """The context of a call: the services, their pools, and the times of the call."""
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 from fastapi import Depends, Request, Response
@@ -25,6 +27,26 @@ T = TypeVar("T")
 
 # Writing the answer of one face takes about 20 us.
 MANY_FACES = 64
+
+
+class ClientLeft(Exception):
+    """Nobody waits for the work any more."""
+
+
+@contextmanager
+def client_watch() -> Iterator[Callable[[], None]]:
+    """Gives long work on a thread a function that raises ClientLeft once the call has left the
+    block, as it does when its client disconnects."""
+    left = threading.Event()
+
+    def check() -> None:
+        if left.is_set():
+            raise ClientLeft
+
+    try:
+        yield check
+    finally:
+        left.set()
 
 
 class CallContext:
@@ -71,6 +93,10 @@ class CallContext:
     async def examine(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run work that looks through a whole collection."""
         return await self._scheduler.examine(work, *args, **kwargs)
+
+    async def read_reports(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run work that reads reports of imports."""
+        return await self._scheduler.read_reports(work, *args, **kwargs)
 
     def envelope(self) -> dict[str, Any]:
         """The members of an `Answer`; `total` is the time since the call reached its route. May be

@@ -38,6 +38,8 @@ DELETE_THREADS = 4
 MIN_SEARCH_THREADS = 4
 # Hygiene and calibration: one at a time computes, and a second thread refuses the others at once.
 EXAMINATION_THREADS = 2
+# What reports of imports have about a person: they may have gigabytes.
+REPORT_THREADS = 2
 RETRY_AFTER_S = 1
 # No step of a photo takes a fraction of it; a worker that does hangs.
 STALLED_AFTER_S = 60.0
@@ -105,6 +107,7 @@ class Scheduler:
         self._batches = WriteBatches(self._write)
         self._delete = ThreadPoolExecutor(DELETE_THREADS, thread_name_prefix="deletion")
         self._examine = ThreadPoolExecutor(EXAMINATION_THREADS, thread_name_prefix="examination")
+        self._reports = ThreadPoolExecutor(REPORT_THREADS, thread_name_prefix="report-read")
         # Writes that wait may not take every place: reads and searches need some of them.
         self._most_writes = max(1, max_pending // 2)
         self._writes = threading.BoundedSemaphore(self._most_writes)
@@ -225,6 +228,10 @@ class Scheduler:
         """Run work that looks through a whole collection, for seconds or minutes."""
         return await self._run(self._examine, lambda: work(*args, **kwargs))
 
+    async def read_reports(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run work that reads reports of imports, which may take minutes."""
+        return await self._run(self._reports, lambda: work(*args, **kwargs))
+
     async def _run(self, executor: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         # With the caller's context: log lines and the audit log name the request and its key.
         return await _result_of(executor.submit(copy_context().run, work))
@@ -232,7 +239,10 @@ class Scheduler:
     def close(self) -> None:
         """Finish what runs and end the threads."""
         self._photos.close()
-        for pool in (self._search, self._examine, self._read, self._write, self._delete):
+        pools = (
+            self._search, self._examine, self._reports, self._read, self._write, self._delete
+        )  # fmt: skip
+        for pool in pools:
             pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -1,13 +1,12 @@
 """Hygiene over HTTP: a finding, and its correction."""
 
-import threading
 from pathlib import Path
 
 import httpx
 import pytest
 
+from app.api.context import ClientLeft, client_watch
 from app.api.endpoints.hygiene import _examine
-from app.errors import DeadlineExceeded
 from app.services import Services
 from tests.api.test_decisions import code_of
 
@@ -52,8 +51,8 @@ def test_it_ends_when_nobody_waits_for_it(
     client: httpx.Client, services: Services, collection: str, photos: Path
 ) -> None:
     enroll(client, collection, "obama", photos / "obama.jpg")
-    unwanted = threading.Event()
-    unwanted.set()
-    with pytest.raises(DeadlineExceeded):
-        _examine(services, collection, 100, unwanted)
+    with client_watch() as check:
+        pass
+    with pytest.raises(ClientLeft):
+        _examine(services, collection, 100, check)
     assert client.get(f"/v1/collections/{collection}/hygiene").is_success, "it lets others in"

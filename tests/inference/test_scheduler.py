@@ -19,7 +19,7 @@ from app.types import CooperativeTask
 from tests.waiting import PATIENCE_S, until
 
 T = TypeVar("T")
-POOLS = ("read", "write", "delete", "search", "examine")
+POOLS = ("read", "write", "delete", "search", "examine", "read_reports")
 
 
 def one_step(work: Callable[..., T], *args: Any) -> CooperativeTask[T]:
@@ -53,6 +53,7 @@ def test_work_runs_on_named_threads(scheduler: Scheduler) -> None:
     kinds = [name.rpartition("_")[0] for name in names]
     assert kinds == [
         "inference", "database-read", "database-write", "deletion", "search", "examination",
+        "report-read",
     ]  # fmt: skip
     assert loop not in names
 
@@ -233,7 +234,7 @@ def test_cancelled_work_is_never_begun(scheduler: Scheduler) -> None:
     assert scheduler.waiting == 0
 
 
-@pytest.mark.parametrize("held", ["search", "write", "delete", "examine"])
+@pytest.mark.parametrize("held", ["search", "write", "delete", "examine", "read_reports"])
 def test_what_waits_in_one_pool_holds_up_no_other(held: str) -> None:
     scheduler = Scheduler(workers=2, max_pending=24)
 
@@ -249,7 +250,7 @@ def test_what_waits_in_one_pool_holds_up_no_other(held: str) -> None:
         await asyncio.gather(*waiting)
         return answers
 
-    assert asyncio.run(others_meanwhile()) == ["done"] * 4
+    assert asyncio.run(others_meanwhile()) == ["done"] * (len(POOLS) - 1)
     scheduler.close()
 
 

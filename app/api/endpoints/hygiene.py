@@ -1,6 +1,6 @@
 """`/v1/collections/{c}/hygiene`: what is probably wrong in a gallery, and putting it right."""
 
-import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.access.keys import Scope
 from app.api.access import needs
 from app.api.analysed_face import QualityInfo
-from app.api.context import Context
+from app.api.context import Context, client_watch
 from app.api.decisions import Fmr, FmrInterval
 from app.api.endpoints.faces import StoredFaceAnswer
 from app.api.endpoints.persons import PersonAnswer
@@ -23,7 +23,6 @@ from app.decision.gallery_issues import Hygiene
 from app.decision.hygiene import find_gallery_issues
 from app.errors import (
     ConsentMissing,
-    DeadlineExceeded,
     DeclaredDifferent,
     FaceNotFound,
     PersonNotFound,
@@ -164,28 +163,19 @@ async def hygiene(
     to be different people who look alike. Merge, move or delete what is wrong. Each template is
     searched for in the collection's index, which takes seconds for ten thousand.
     """
-    client_left = threading.Event()
+    with client_watch() as check:
 
-    def work() -> HygieneAnswer:
-        found = _examine(context.services, collection, limit, client_left)
-        return HygieneAnswer(**asdict(found), **context.envelope())
+        def work() -> HygieneAnswer:
+            found = _examine(context.services, collection, limit, check)
+            return HygieneAnswer(**asdict(found), **context.envelope())
 
-    try:
         return await context.examine(work)
-    finally:
-        client_left.set()
 
 
-def _examine(
-    services: Services, collection: str, limit: int, client_left: threading.Event
-) -> Hygiene:
-    def check_client(_done: int, _total: int) -> None:
-        if client_left.is_set():
-            raise DeadlineExceeded("The client has disconnected.")
-
+def _examine(services: Services, collection: str, limit: int, check: Callable[[], None]) -> Hygiene:
     with services.examining(RETRY_AFTER_S):
         return find_gallery_issues(
-            services.gallery, services.calibrations, collection, check_client, limit
+            services.gallery, services.calibrations, collection, lambda *_: check(), limit
         )
 
 

@@ -1,8 +1,6 @@
 """`/v1/collections/{c}/persons/{p}/record`: everything that is held about a person."""
 
-import asyncio
 import base64
-import threading
 from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Annotated, Any, Self
@@ -12,14 +10,14 @@ from pydantic import BaseModel, Field
 
 from app.access.keys import Scope
 from app.api.access import needs
-from app.api.context import Context
+from app.api.context import Context, client_watch
 from app.api.endpoints.persons import PersonInfo
 from app.api.fields import Collection
 from app.api.json_bodies import JsonRoute
 from app.api.problems import IN_COLLECTION, problems
 from app.api.responses import TIME, Cursor, Example, Listed, cursor_to_key, example_of, next_cursor
 from app.api.routers import GalleryRouter
-from app.errors import DeadlineExceeded, InvalidCursor, PersonNotFound
+from app.errors import InvalidCursor, PersonNotFound
 from app.gallery.person_record import ELSEWHERE, HeldData, held_data
 from app.store.records import AlternateEmbedding, ExportedTemplate, Page
 from app.store.sql.audit_log import AuditEntry
@@ -234,21 +232,13 @@ async def read_person_record(
     after = min(int(key[:18]), 2**62)
 
     held = await context.read(held_data, context.store, collection, person_id, after, limit)
-    client_left = threading.Event()
+    with client_watch() as check:
 
-    def check_client() -> None:
-        if client_left.is_set():
-            raise DeadlineExceeded("The client has disconnected.")
+        def answer() -> PersonRecordAnswer:
+            rows: tuple[list[dict[str, Any]], bool] = ([], False)
+            if not after:
+                known = held.person.person_id
+                rows = context.imports.rows_about(collection, known, check)
+            return PersonRecordAnswer.of(held, *rows, context.envelope())
 
-    def answer() -> PersonRecordAnswer:
-        rows: tuple[list[dict[str, Any]], bool] = ([], False)
-        if not after:
-            known = held.person.person_id
-            rows = context.imports.rows_about(collection, known, check_client)
-        return PersonRecordAnswer.of(held, *rows, context.envelope())
-
-    # Reports may have gigabytes, which must not take a thread of the database.
-    try:
-        return await asyncio.to_thread(answer)
-    finally:
-        client_left.set()
+        return await context.read_reports(answer)
