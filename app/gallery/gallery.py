@@ -101,11 +101,13 @@ class Gallery:
             index_is_open = False
         return done.outcomes, index_is_open
 
-    def enroll_many(self, collection: str, rows: Sequence[PersonTemplate]) -> list[str | None]:
+    def enroll_many(
+        self, collection: str, rows: Sequence[PersonTemplate], *, until_refused: bool = False
+    ) -> list[str | LikenessError | None]:
         """Store one template for each row, on disk when this returns; searches find it when they
-        catch up. The face ids, None where that content was there already."""
-        record = self.require(collection)
-        return self.store.imports.enroll(collection, rows, record.embedding_space)
+        catch up. Answers for each row as `ImportStore.enroll`."""
+        space = self.require(collection).embedding_space
+        return self.store.imports.enroll(collection, rows, space, until_refused=until_refused)
 
     def identify(
         self,

@@ -1,16 +1,15 @@
 """Rows that an import refuses or marks: a face that resembles another person's, or one that its
-person has already; a person without a consent, where the collection needs one.
+person has already; and those that the store refuses.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 import numpy as np
 
 from app.decision.policy import policy_of
 from app.decision.thresholds import ThresholdRequest, identification_threshold
-from app.errors import ConsentMissing, PersonNotFound
+from app.errors import LikenessError, PersonNotFound
 from app.gallery.candidates import Candidate, SearchResult
 from app.importing.options import ImportOptions, OnConflict
 from app.importing.outcomes import RowOutcome, RowResult, rejection
@@ -18,9 +17,7 @@ from app.importing.source_rows import Row
 from app.index.comparator import Comparator
 from app.index.person_scores import PersonScore
 from app.services import Services
-from app.store.records import CollectionRecord, NewTemplate
-from app.store.sql.consents import consent_until, needs_consent, require_consent
-from app.store.store import Store
+from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
 from app.types import FloatArray
 
 # A reason: the face resembles another person more than its own.
@@ -40,6 +37,20 @@ class Prepared:
     outcome: RowOutcome | None = None
     key: bytes | None = None
     conflict: tuple[str, float] | None = None
+
+    def refused(self, error: LikenessError) -> "Prepared":
+        """The row as the store refuses it. Without its key: the store may accept it later, so the
+        journal must not keep it."""
+        return Prepared(self.row, outcome=rejection(self.row, error))
+
+
+def to_store(rows: Sequence[Prepared]) -> list[PersonTemplate]:
+    """What is to be stored of rows that have a template, in their order."""
+    return [
+        PersonTemplate(one.row.person_id, one.row.metadata, one.template, one.row.face_id)
+        for one in rows
+        if one.template is not None
+    ]
 
 
 class ConflictChecker:
@@ -64,13 +75,12 @@ class ConflictChecker:
 
     def check(self, rows: Sequence[Prepared]) -> list[Prepared]:
         """The rows in their order, some with an outcome or a conflict now."""
-        probes = [
-            one.template.embedding
-            for one in rows
-            if one.template is not None and self.concerns(one.row)
-        ]
-        if not probes:
+        if not self._probes(rows):
             return list(rows)
+        # No row is compared with one that will not be stored.
+        rows = self._acceptable(rows)
+        if not (probes := self._probes(rows)):
+            return rows
         gallery, name = self._services.gallery, self._record.name
         # Only who searches needs the index, which maintenance keeps compressed.
         self._services.maintenance.start()
@@ -96,6 +106,22 @@ class ConflictChecker:
                 before.add(one.row.person_id, decided.template)
             checked.append(decided)
         return checked
+
+    def _probes(self, rows: Sequence[Prepared]) -> list[FloatArray]:
+        return [
+            one.template.embedding
+            for one in rows
+            if one.template is not None and self.concerns(one.row)
+        ]
+
+    def _acceptable(self, rows: Sequence[Prepared]) -> list[Prepared]:
+        """The rows; those that the store would refuse are refused."""
+        imports = self._services.gallery.store.imports
+        errors = iter(imports.refused(self._record.name, to_store(rows)))
+        return [
+            one.refused(error) if one.template is not None and (error := next(errors)) else one
+            for one in rows
+        ]
 
     def _checked(
         self, one: Prepared, nearest: dict[str, float], before: "_GallerySoFar"
@@ -180,52 +206,3 @@ class _GallerySoFar:
 def resembles(other: str) -> str:
     """The message of a conflict."""
     return f"The face resembles {other} more than anybody else."
-
-
-class ConsentChecker:
-    """Refuses rows of persons who have no valid consent; does nothing in a collection that needs
-    none. While an import runs, a consent can end and the policy can change."""
-
-    def __init__(self, store: Store, record: CollectionRecord) -> None:
-        self._store = store
-        self._record = record
-
-    def check_metadata(self, row: Row) -> None:
-        """Raise ConsentMissing if the row's own metadata has no valid consent, before its photo is
-        analysed."""
-        if row.metadata is not None:
-            self._require(row.person_id, consent_until(row.metadata))
-
-    def check(self, rows: Sequence[Prepared]) -> list[Prepared]:
-        """The rows of one transaction; those of persons who will have no consent after it are
-        refused."""
-        stored = [one.row for one in rows if one.template is not None]
-        if not stored:
-            return list(rows)
-        self._record = self._store.collections.get(self._record.name)
-        if not needs_consent(self._record):
-            return list(rows)
-        now = self._store.database.clock()
-        people = {row.person_id for row in stored}
-        until = dict(self._store.imports.consents(self._record.name, people))
-        for row in stored:
-            own = None if row.metadata is None else consent_until(row.metadata)
-            if own is not None and own > now:
-                until[row.person_id] = own
-        return [self._checked(one, until.get(one.row.person_id)) for one in rows]
-
-    def _checked(self, one: Prepared, until: datetime | None) -> Prepared:
-        """`until`: the consent that the row's person will have."""
-        if one.template is None:
-            return one
-        try:
-            self.check_metadata(one.row)
-            self._require(one.row.person_id, until)
-        except ConsentMissing as error:
-            # Without its key: a consent may come later, so the journal must not keep it.
-            refused = rejection(one.row, error)
-            return replace(one, template=None, outcome=refused, key=None, conflict=None)
-        return one
-
-    def _require(self, person_id: str, until: datetime | None) -> None:
-        require_consent(self._record, person_id, until, self._store.database.clock())

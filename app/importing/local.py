@@ -6,16 +6,16 @@ import that was interrupted and run again gives the same gallery as a single run
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.decision.pairs import all_declared
 from app.decision.policy import policy_of
 from app.errors import ConsentMissing, InvalidRequest, LikenessError, PersonExists, PersonNotFound
 from app.importing import in_flight
-from app.importing.checks import CONFLICT, ConflictChecker, ConsentChecker, Prepared, resembles
+from app.importing.checks import CONFLICT, ConflictChecker, Prepared, resembles, to_store
 from app.importing.in_flight import RowsInFlight
 from app.importing.known_rows import already, replace_metadata
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
@@ -24,6 +24,7 @@ from app.importing.source_rows import Row, content_of, storable
 from app.recognition.enroll import content_digest, template_from_embedding, template_from_photo
 from app.services import Services
 from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
+from app.store.sql.consents import consent_until, require_consent
 from app.store.sql.lookups import bound_to
 from app.telemetry.logs import log
 
@@ -70,7 +71,6 @@ class LocalImport:
         if options.gate is not None:
             self._policy = self._policy.model_copy(update={"enroll_gate": options.gate})
         self._checker = ConflictChecker(services, record, options)
-        self._consents = ConsentChecker(services.gallery.store, record)
         decided_by: list[Any] = [
             services.gallery.store.database.identity(), record.name, record.embedding_space,
             self._policy.model_dump(mode="json"), record.calibration_id, options.face.value,
@@ -141,7 +141,7 @@ class LocalImport:
             return Prepared(row, outcome=rejection(row, row.problem))
         try:
             row = storable(row)
-            self._consents.check_metadata(row)
+            self._require_consent(row)
             if row.read is not None:
                 data = content_of(row.read)
                 digest = content_digest(data)
@@ -154,6 +154,13 @@ class LocalImport:
             if error.status >= SERVER_ERROR:
                 raise
             return Prepared(row, outcome=rejection(row, error))
+
+    def _require_consent(self, row: Row) -> None:
+        """Raise ConsentMissing if the row's metadata has no valid consent where one is needed,
+        before its photo is analysed; the store decides about the others."""
+        if row.metadata is not None:
+            now = self._services.gallery.store.database.clock()
+            require_consent(self._record, row.person_id, consent_until(row.metadata), now)
 
     def _embedded(self, row: Row) -> Prepared:
         assert row.embedding is not None, "a row has a photo, an embedding or a problem"
@@ -277,54 +284,57 @@ class LocalImport:
         """Check and store what is waiting, then report it, in the order of the rows. Raises
         ImportStopped after the row at which to stop."""
         batch, self._batch = self._batch, []
-        waiting, stored = self._store(self._checker.check(self._consents.check(batch)))
+        rows = self._stored(self._up_to_stop(self._checker.check(batch)))
         if not self._options.dry_run:
-            waiting = replace_metadata(self._services.gallery.store, self._record.name, waiting)
-        face_ids = iter(stored)
-        for one in waiting:
-            on_outcome(one.outcome or _stored(one, next(face_ids), dry_run=self._options.dry_run))
+            rows = replace_metadata(self._services.gallery.store, self._record.name, rows)
+        outcomes = [one.outcome for one in rows if one.outcome is not None]
+        for outcome in outcomes:
+            on_outcome(outcome)
         self._since = time.monotonic()
-        last = next((one.outcome for one in waiting if self._stops_at(one.outcome)), None)
+        last = next((outcome for outcome in outcomes if self._stops_at(outcome)), None)
         if last is not None:
             raise ImportStopped(f"{last.place}: {last.detail or last.reason}")
 
-    def _store(self, checked: list[Prepared]) -> tuple[list[Prepared], list[str | None]]:
-        """Store what may be stored of the rows up to the one at which to stop. Returns those rows
-        and the face ids of the ones that have no outcome yet."""
-        while True:
-            # Again: the conflict check may have rejected the row that gave its person a consent.
-            waiting = self._up_to_stop(self._consents.check(checked))
-            # The journal is written first: a run that continues after a crash refuses the same rows
-            # again.
-            for one in waiting:
-                self._note(one)
-            self._journal.keep()
-            new = [
-                PersonTemplate(one.row.person_id, one.row.metadata, one.template, one.row.face_id)
-                for one in waiting
-                if one.template is not None
-            ]
-            if not new or self._options.dry_run:
-                return waiting, ["" for _ in new]
-            try:
-                return waiting, self._services.gallery.enroll_many(self._record.name, new)
-            except ConsentMissing:
-                # A consent ended since the check, or the policy was set: then fewer rows pass it.
-                checked = self._up_to_stop(self._consents.check(waiting))
-                if sum(one.template is not None for one in checked) == len(new):
-                    raise
+    def _stored(self, rows: list[Prepared]) -> list[Prepared]:
+        """Store the rows that have no outcome yet. Returns the rows with their outcomes, up to the
+        one at which to stop."""
+        # The journal is written first: a run that continues after a crash refuses the same rows
+        # again.
+        for one in rows:
+            self._note(one)
+        self._journal.keep()
+        answers = iter(self._answers(to_store(rows)))
+        done = (one if one.template is None else self._decided(one, next(answers)) for one in rows)
+        return self._up_to_stop(done)
 
-    def _up_to_stop(self, rows: list[Prepared]) -> list[Prepared]:
-        stop = next((i for i, one in enumerate(rows) if self._stops_at(one.outcome)), len(rows))
-        return rows[: stop + 1]
+    def _answers(self, new: list[PersonTemplate]) -> Sequence[str | LikenessError | None]:
+        gallery, name = self._services.gallery, self._record.name
+        if not new:
+            return []
+        if self._options.dry_run:
+            return [error or "" for error in gallery.store.imports.refused(name, new)]
+        stops = self._options.on_error is OnError.STOP
+        return gallery.enroll_many(name, new, until_refused=stops)
 
+    def _decided(self, one: Prepared, answer: str | LikenessError | None) -> Prepared:
+        """A row after it was stored, or not, as the store answered."""
+        if isinstance(answer, LikenessError):
+            return one.refused(answer)
+        if answer is None:
+            return replace(one, outcome=already(one.row))
+        other, similarity = one.conflict or (None, None)
+        reason, detail = (CONFLICT, resembles(other)) if other else ("", "")
+        outcome = RowOutcome(
+            one.row.place, one.row.person_id, RowResult.ENROLLED, reason, detail,
+            answer or None, other, similarity,
+        )  # fmt: skip
+        return replace(one, outcome=outcome)
 
-def _stored(one: Prepared, face_id: str | None, *, dry_run: bool) -> RowOutcome:
-    if face_id is None:
-        return already(one.row)
-    other, similarity = one.conflict or (None, None)
-    reason, detail = (CONFLICT, resembles(other)) if other else ("", "")
-    return RowOutcome(
-        one.row.place, one.row.person_id, RowResult.ENROLLED, reason, detail,
-        None if dry_run else face_id, other, similarity,
-    )  # fmt: skip
+    def _up_to_stop(self, rows: Iterable[Prepared]) -> list[Prepared]:
+        """The rows up to the one at which to stop; no row beyond it is taken."""
+        wanted = []
+        for one in rows:
+            wanted.append(one)
+            if self._stops_at(one.outcome):
+                break
+        return wanted

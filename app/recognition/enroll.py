@@ -5,6 +5,7 @@ templates.
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from app.decision.face_selection import FaceSelection, selector_of
@@ -15,6 +16,7 @@ from app.errors import (
     ImageError,
     InvalidEmbedding,
     LikenessError,
+    PersonNotFound,
 )
 from app.faces.pipeline import run_to_completion
 from app.imaging import encode_crop
@@ -290,9 +292,10 @@ def _require_consent(store: Store, request: EnrollRequest) -> None:
     record = store.collections.get(request.collection)
     if not needs_consent(record):
         return
+    until = None
     if request.metadata is not None:
         until = consent_until(request.metadata)
     else:
-        known = store.imports.consents(request.collection, [request.person_id])
-        until = next(iter(known.values()), None)
+        with suppress(PersonNotFound):
+            until = store.persons.get(request.collection, request.person_id).consent_until
     require_consent(record, request.person_id, until, store.database.clock())

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import update
 
+from app.encryption.keys import new_key_line
 from app.errors import CollectionNotFound, StoreUnavailable, WorkerDied
 from app.importing import in_flight
 from app.importing import local as module
@@ -29,6 +32,7 @@ from app.services import Services, build_services
 from app.settings import Settings
 from app.store.records import NewTemplate
 from app.store.sql.audit_log import AuditFilter
+from app.store.sql.tables import persons
 from app.types import JsonObject
 from tests.writing import delete_collection, delete_person
 
@@ -455,7 +459,7 @@ def test_rows_without_a_consent_where_one_is_needed(services: Services) -> None:
     assert outcomes(consent) == [skipped, enrolled, missing, skipped, missing, enrolled]
 
 
-@pytest.mark.parametrize("calls", range(1, 8))
+@pytest.mark.parametrize("calls", range(1, 6))
 def test_a_consent_that_ends_meanwhile_ends_no_import(services: Services, calls: int) -> None:
     """Whenever it ends, after a call of the clock: the other rows are stored."""
     store, size = services.gallery.store, services.pack.recogniser.dimension
@@ -533,6 +537,70 @@ def test_known_rows_of_a_policy_that_is_set_meanwhile(
         ("rejected", "consent_missing"), ("enrolled", ""),
     ]  # fmt: skip
     assert store.persons.get("default", "biden").metadata == consent
+
+
+def test_where_rows_without_a_consent_end_an_import(run: Run, services: Services) -> None:
+    """The policy was set after the rows were read: the store finds it, and stores none beyond."""
+    size = services.pack.recogniser.dimension
+    store = services.gallery.store
+    consent = {"consent": {"reference": "form 17"}}
+
+    def rows() -> Iterator[Row]:
+        for number, person in enumerate(["ada", "bob", "eve"]):
+            metadata = None if person == "bob" else consent
+            face = np.eye(size)[number].tolist()
+            yield Row(f"{number}", person, metadata=metadata, embedding=face)
+        store.collections.update("default", None, {"consent_required": True})
+
+    found: list[RowOutcome] = []
+    record = services.gallery.require("default")
+    options = ImportOptions(on_error=OnError.STOP)
+    with pytest.raises(ImportStopped, match=r"1: .*needs the consent of each person"):
+        LocalImport(services, record, options).run(rows(), found.append)
+    assert [one.reason for one in found] == ["", "consent_missing"]
+    assert [one.person_id for one in store.persons.page("default", None, 9).items] == ["ada"]
+
+
+def test_rows_of_a_person_whose_key_is_damaged(tmp_path: Path, people: Path) -> None:
+    """Each is rejected; those of others are imported, and a later run tries again."""
+    settings = Settings(data_dir=tmp_path / "data", encryption_key=new_key_line("first"))
+    with closing(build_services(settings)) as services:
+        store, size = services.gallery.store, services.pack.recogniser.dimension
+        record = services.gallery.require("default")
+        face = [np.eye(size)[number].tolist() for number in range(2)]
+
+        def outcomes(rows: Iterable[Row], **options: object) -> list[tuple[str, str]]:
+            given = SourceOptions(record.embedding_space, 10_000_000)
+            both = [*rows_of([str(people)], given), *rows]
+            found: list[RowOutcome] = []
+            LocalImport(services, record, ImportOptions(**options)).run(iter(both), found.append)
+            for one in found:
+                if one.reason == "damaged_data":
+                    assert "The data key of 'obama' cannot be read." in one.detail
+            return [(one.person_id, one.reason) for one in found]
+
+        assert outcomes([]) == [("biden", ""), ("obama", ""), ("obama", "")]
+        with store.database.engine.begin() as connection:
+            kept = connection.exec_driver_sql("SELECT id, data_key FROM persons").all()
+            connection.exec_driver_sql(
+                "UPDATE persons SET data_key = zeroblob(61) WHERE person_id = 'obama'"
+            )
+        rows = [
+            Row("3", "obama", metadata={"team": "sales"}, embedding=face[0]),
+            Row("4", "ada", embedding=face[1]),
+        ]
+        known = ("biden", "already_enrolled")
+        refused = [known, *[("obama", "damaged_data")] * 3, ("ada", "")]
+        assert outcomes(rows, dry_run=True) == outcomes(rows) == refused
+        assert store.persons.get("default", "obama").metadata == {}
+        with store.database.engine.begin() as connection:
+            for key, data_key in kept:
+                mine = update(persons).where(persons.c.id == key)
+                connection.execute(mine.values(data_key=data_key))
+        already = ("obama", "already_enrolled")
+        assert outcomes(rows) == [
+            known, already, already, ("obama", ""), ("ada", "already_enrolled"),
+        ]  # fmt: skip
 
 
 def test_a_consent_of_a_row_that_is_refused_for_its_face_is_none(

@@ -65,8 +65,8 @@ def test_what_a_consent_is(consent: Any, until: datetime | None) -> None:
 def test_nobody_is_enrolled_without_one(strict: Store, metadata: Any) -> None:
     with pytest.raises(ConsentMissing):
         store_person(strict, "staff", "ada", metadata, NEW)
-    with pytest.raises(ConsentMissing):
-        strict.imports.enroll("staff", [PersonTemplate("ada", metadata, NEW[0])], SPACE)
+    rows = [PersonTemplate("ada", metadata, NEW[0])]
+    assert isinstance(strict.imports.enroll("staff", rows, SPACE)[0], ConsentMissing)
     with pytest.raises(ConsentMissing):
         strict.persons.create("staff", "ada", metadata or {})
     assert strict.persons.page("staff", None, 9).items == []
@@ -84,14 +84,38 @@ def test_one_consent_is_for_further_photos(strict: Store) -> None:
     assert "form 17" not in str(recorded)
 
 
+def test_rows_are_refused_one_by_one(strict: Store) -> None:
+    store_person(strict, "staff", "ada", YEAR, NEW)
+    other = template(np.eye(DIMENSION, dtype=np.float32)[1], "another photo")
+    before = strict.persons.get("staff", "ada")
+    rows = [
+        PersonTemplate("bob", None, NEW[0]),  # the consent is in a later row
+        PersonTemplate("ada", {}, other),
+        PersonTemplate("eve", None, NEW[0]),
+        PersonTemplate("bob", YEAR, other),
+        PersonTemplate("ada", None, NEW[0]),
+    ]
+    # Nothing beyond the first that is refused is stored, so the consent of bob's is not, either.
+    (first,) = strict.imports.enroll("staff", rows, SPACE, until_refused=True)
+    assert isinstance(first, ConsentMissing)
+    assert strict.persons.page("staff", None, 9).items == [before]
+    missing = [type(one) for one in strict.imports.refused("staff", rows)]
+    answers = [type(one) for one in strict.imports.enroll("staff", rows, SPACE)]
+    assert missing == [type(None), ConsentMissing, ConsentMissing, type(None), type(None)]
+    assert answers == [str, ConsentMissing, ConsentMissing, str, type(None)]
+    items = strict.persons.page("staff", None, 9).items
+    assert [(one.person_id, one.templates) for one in items] == [("ada", 1), ("bob", 2)]
+    assert strict.persons.get("staff", "ada").metadata == YEAR
+
+
 def test_one_that_has_ended_is_not_enough(strict: Store) -> None:
     store_person(strict, "staff", "ada", YEAR, NEW)
     strict.database.clock = lambda: NOW + timedelta(days=366)
     for metadata in (None, YEAR):
         with pytest.raises(ConsentMissing, match="has ended"):
             store_person(strict, "staff", "ada", metadata, NEW)
-    with pytest.raises(ConsentMissing):
-        strict.imports.enroll("staff", [PersonTemplate("ada", None, NEW[0])], SPACE)
+    rows = [PersonTemplate("ada", None, NEW[0])]
+    assert isinstance(strict.imports.enroll("staff", rows, SPACE)[0], ConsentMissing)
     new = {"consent": {"reference": "form 18"}}
     assert store_person(strict, "staff", "ada", new, NEW)
 

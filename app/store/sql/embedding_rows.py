@@ -15,7 +15,9 @@ from app.store.sql.tables import alternate_embeddings, persons, templates
 from app.types import FloatArray
 
 _DATA_KEY = Statement(
-    select(persons.c.data_key, persons.c.key_id).where(persons.c.id == bindparam("person"))
+    select(persons.c.id, persons.c.data_key, persons.c.key_id).where(
+        persons.c.id == bindparam("person")
+    )
 )
 _SET_DATA_KEY = Statement(
     update(persons)
@@ -93,10 +95,15 @@ class EmbeddingRowCodec:
         row = _DATA_KEY.first(connection, {"person": person})
         if row is None:
             raise PersonNotFound("The person was deleted meanwhile.")
-        if row.data_key is None:
+        return self.opened_key(collection, row)
+
+    def opened_key(self, collection: CollectionRecord, row: Any) -> DataKey | None:
+        """The key in a row of a person, with its columns `id`, `data_key` and `key_id`, if there is
+        one. Raises EncryptionKeyMissing or DamagedData."""
+        if self.cipher is None or row.data_key is None:
             return None
         wrapped = WrappedKey(row.key_id, row.data_key)
-        return self.cipher.decrypt_person_key(person_row(collection, person), wrapped)
+        return self.cipher.decrypt_person_key(person_row(collection, row.id), wrapped)
 
     # --- write -------------------------------------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, exists, insert, select
 
 from app.encryption.ring import DataKey
+from app.errors import ConsentMissing, DamagedData, EncryptionKeyMissing, LikenessError
 from app.store.database import Database
 from app.store.identifiers import composed, new_face_id, new_person_id
 from app.store.metadata import check_metadata
@@ -16,7 +17,8 @@ from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
 from app.store.sql.audit_log import note_each
 from app.store.sql.changes import ADD, log_change
 from app.store.sql.collection_removal import free_face_ids
-from app.store.sql.consents import consent_until, needs_consent, note_consent, require_consent
+from app.store.sql.consents import consent_until, note_consent, require_consent
+from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.lookups import aware, get_collection, lock_collection
 from app.store.sql.persons import set_metadata
 from app.store.sql.retention import note_activity
@@ -31,89 +33,103 @@ class ImportStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def enroll(self, name: str, rows: Sequence[PersonTemplate], space: str) -> list[str | None]:
-        """Store one template for each row, and create missing persons; all rows or none. Returns
-        the face ids in the order of the rows, None where the person has that content already.
+    def enroll(
+        self, name: str, rows: Sequence[PersonTemplate], space: str, *, until_refused: bool = False
+    ) -> list[str | LikenessError | None]:
+        """Store one template for each row, and create missing persons, in one transaction. Returns
+        for each row the face id, None where the person has that content already, or its error
+        (`refused`): nothing of that row is stored. If `until_refused`, nothing beyond the first row
+        with an error is stored, and that row is the last that is answered.
 
         The last metadata given for a person is stored. Raises EmbeddingSpaceMismatch if the
-        collection is not in `space`, ConsentMissing if it needs a consent that a person does not
-        have, and InvalidRequest if an id, metadata or a quality breaks the rules.
+        collection is not in `space`, and InvalidRequest if an id, metadata or a quality breaks the
+        rules.
         """
-        now = self._database.clock()
         with self._database.writing() as connection:
             collection = lock_collection(connection, name).require_space(space)
-            people = _People(connection, collection, now)
-            keys = people.ensure(rows)
-            data_keys = self._data_keys(connection, collection, set(keys.values()))
-            known = people.known_marks(set(keys.values()) - people.made)
-            taken = _taken(connection, [row.face_id for row in rows if row.face_id])
-            fresh: dict[tuple[int, str], tuple[str, NewTemplate]] = {}
-            answers: list[str | None] = []
-            for row in rows:
-                person, new = keys[composed(row.person_id)], row.template
-                marks = self._database.codec.marks(data_keys.get(person), new.content_digest)
-                place = (person, new.content_digest)
-                if place in fresh or any((person, mark) in known for mark in marks):
-                    answers.append(None)
-                    continue
-                face_id = row.face_id
-                if face_id is None or face_id in taken:
-                    face_id = str(uuid.uuid4())
-                taken.add(new_face_id(face_id))
-                fresh[place] = (face_id, new)
-                answers.append(face_id)
-            self._insert(connection, collection, fresh, data_keys)
-            added = Counter(person for person, _ in fresh)
-            # A row that stores nothing new keeps nobody from being deleted by age.
-            note_activity(connection, collection, added.keys(), now)
-            given = {keys[composed(row.person_id)] for row in rows if row.metadata is not None}
-            enrolled = {
-                person: {"templates": added[person], "metadata": person in given}
-                for person in given | added.keys()
-            }
-            note_each(connection, "person.enrolled", collection.name, enrolled)
-            return answers
+            people = self._people(connection, collection, (row.person_id for row in rows))
+            refused = people.refused(rows)
+            while until_refused and refused and len(rows) > min(refused) + 1:
+                rows = rows[: min(refused) + 1]
+                refused = people.refused(rows)  # a consent may have come from a row beyond
+            accepted = [row for place, row in enumerate(rows) if place not in refused]
+            stored = iter(self._stored(connection, collection, people, accepted))
+            places = range(len(rows))
+            return [refused[place] if place in refused else next(stored) for place in places]
+
+    def refused(self, name: str, rows: Sequence[PersonTemplate]) -> list[LikenessError | None]:
+        """Why rows cannot be stored now, None for the others: the collection needs a consent, and
+        the row's metadata, or without metadata its person with the other rows, has none that is
+        valid; or the person's data key cannot be read."""
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            people = self._people(connection, collection, (row.person_id for row in rows))
+            refused = people.refused(rows)
+            return [refused.get(place) for place in range(len(rows))]
+
+    def _people(
+        self, connection: Connection, collection: CollectionRecord, ids: Iterable[str]
+    ) -> "_People":
+        codec, now = self._database.codec, self._database.clock()
+        return _People(connection, collection, codec, now, set(map(composed, ids)))
+
+    def _stored(
+        self,
+        connection: Connection,
+        collection: CollectionRecord,
+        people: "_People",
+        rows: Sequence[PersonTemplate],
+    ) -> list[str | None]:
+        keys = people.ensure(rows)
+        known = people.known_marks(set(keys.values()) - people.made)
+        taken = _taken(connection, [row.face_id for row in rows if row.face_id])
+        fresh: dict[tuple[int, str], tuple[str, NewTemplate]] = {}
+        answers: list[str | None] = []
+        for row in rows:
+            person, new = keys[composed(row.person_id)], row.template
+            place = (person, new.content_digest)
+            if place in fresh or any((person, mark) in known for mark in people.marks(*place)):
+                answers.append(None)
+                continue
+            face_id = row.face_id
+            if face_id is None or face_id in taken:
+                face_id = str(uuid.uuid4())
+            taken.add(new_face_id(face_id))
+            fresh[place] = (face_id, new)
+            answers.append(face_id)
+        self._insert(connection, collection, fresh, people.data_keys)
+        added = Counter(person for person, _ in fresh)
+        # A row that stores nothing new keeps nobody from being deleted by age.
+        note_activity(connection, collection, added.keys(), people.now)
+        given = {keys[composed(row.person_id)] for row in rows if row.metadata is not None}
+        enrolled = {
+            person: {"templates": added[person], "metadata": person in given}
+            for person in given | added.keys()
+        }
+        note_each(connection, "person.enrolled", collection.name, enrolled)
+        return answers
 
     def known_contents(
         self, name: str, contents: Collection[tuple[str, str]]
     ) -> set[tuple[str, str]]:
         """Of pairs of a person id, in Form C, and a content's digest those of which the person has
-        a template."""
+        a template; none of a person whose data key cannot be read."""
         contents = {(composed(person_id), digest) for person_id, digest in contents}
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
-            query = select(persons.c.person_id, persons.c.id).where(
-                persons.c.collection == collection.key,
-                persons.c.person_id.in_({person_id for person_id, _ in contents}),
-            )
-            people = {row.person_id: row.id for row in connection.execute(query)}
-            keys = {
-                person: self._database.codec.known_key(connection, collection, person)
-                for person in people.values()
-            }
+            people = self._people(connection, collection, (person_id for person_id, _ in contents))
             marks = {
-                (people[one[0]], mark): one
+                (people.keys[one[0]], mark): one
                 for one in contents
-                if one[0] in people
-                for mark in self._database.codec.marks(keys[people[one[0]]], one[1])
+                if one[0] in people.keys and one[0] not in people.unreadable
+                for mark in people.marks(people.keys[one[0]], one[1])
             }
             found = select(templates.c.person, templates.c.content_digest).where(
-                templates.c.person.in_(keys),
+                templates.c.person.in_({person for person, _ in marks}),
                 templates.c.content_digest.in_({mark for _, mark in marks}),
             )
             stored = {(row.person, row.content_digest) for row in connection.execute(found)}
             return {marks[one] for one in stored & marks.keys()}
-
-    def consents(self, name: str, person_ids: Collection[str]) -> dict[str, datetime | None]:
-        """Until when the consents of persons are valid, by id in Form C; None without one. Ids
-        that no person has are missing."""
-        query = select(persons.c.person_id, persons.c.consent_until)
-        with self._database.reading() as connection:
-            key = get_collection(connection, name).key
-            asked = {composed(person_id) for person_id in person_ids}
-            mine = (persons.c.collection == key) & persons.c.person_id.in_(asked)
-            rows = connection.execute(query.where(mine))
-            return {row[0]: None if row[1] is None else aware(row[1]) for row in rows}
 
     def with_faces(self, name: str, person_ids: Collection[str]) -> set[str]:
         """Those of the ids, in Form C, whose persons have a template."""
@@ -126,16 +142,6 @@ class ImportStore:
                 has_one,
             )
             return set(connection.execute(query).scalars())
-
-    def _data_keys(
-        self, connection: Connection, collection: CollectionRecord, people: set[int]
-    ) -> dict[int, DataKey]:
-        """The key of each person, made where there is none; nothing without encryption."""
-        codec = self._database.codec
-        if codec.cipher is None:
-            return {}
-        found = {key: codec.person_key(connection, collection, key) for key in people}
-        return {key: data_key for key, data_key in found.items() if data_key is not None}
 
     def _insert(
         self,
@@ -191,26 +197,71 @@ def _taken(connection: Connection, face_ids: Sequence[str]) -> set[str]:
 
 @dataclass
 class _People:
-    """The persons of one call; `made` are the keys of those it created."""
+    """The persons of one call, by their ids in Form C. `made` are the keys of those it created,
+    `data_keys` are by the persons' keys, `unreadable` are the errors of those that cannot be read.
+    """
 
     connection: Connection
     collection: CollectionRecord
+    codec: EmbeddingRowCodec
     now: datetime
+    ids: Collection[str]
 
     def __post_init__(self) -> None:
+        self.keys: dict[str, int] = {}
         self.made: set[int] = set()
+        self.data_keys: dict[int, DataKey] = {}
+        self.unreadable: dict[str, LikenessError] = {}
+        self._consents: dict[str, datetime] = {}
+        columns = persons.c.id, persons.c.consent_until, persons.c.data_key, persons.c.key_id
+        query = select(persons.c.person_id, *columns).where(
+            persons.c.collection == self.collection.key, persons.c.person_id.in_(self.ids)
+        )
+        for row in self.connection.execute(query):
+            self.keys[row.person_id] = row.id
+            if row.consent_until is not None:
+                self._consents[row.person_id] = aware(row.consent_until)
+            try:
+                if (data_key := self.codec.opened_key(self.collection, row)) is not None:
+                    self.data_keys[row.id] = data_key
+            except (DamagedData, EncryptionKeyMissing) as error:
+                text = f"The data key of '{row.person_id}' cannot be read. {error.detail}"
+                self.unreadable[row.person_id] = type(error)(text)
+
+    def refused(self, rows: Sequence[PersonTemplate]) -> dict[int, LikenessError]:
+        """Errors, by the place of their row, as `ImportStore.refused` says."""
+        own = [None if row.metadata is None else consent_until(row.metadata) for row in rows]
+        valid = {
+            composed(row.person_id): until
+            for row, until in zip(rows, own, strict=True)
+            if until is not None and until > self.now
+        }
+        consents = self._consents | valid
+        refused: dict[int, LikenessError] = {}
+        for place, row in enumerate(rows):
+            person_id = composed(row.person_id)
+            if person_id in self.unreadable:
+                refused[place] = self.unreadable[person_id]
+                continue
+            until = consents.get(person_id) if row.metadata is None else own[place]
+            try:
+                require_consent(self.collection, row.person_id, until, self.now)
+            except ConsentMissing as error:
+                refused[place] = error.with_traceback(None)
+        return refused
+
+    def marks(self, person: int, digest: str) -> tuple[str, ...]:
+        """All that rows may hold of a content's digest."""
+        return self.codec.marks(self.data_keys.get(person), digest)
 
     def ensure(self, rows: Sequence[PersonTemplate]) -> dict[str, int]:
-        """Keys by person id in Form C."""
+        """Create those that are missing, and what is missing of their data keys. Returns the keys
+        of the rows' persons."""
         metadata: dict[str, JsonObject | None] = {}
         for row in rows:
             person_id, given = composed(row.person_id), row.metadata
             metadata[person_id] = metadata.get(person_id) if given is None else given
-        mine = persons.c.collection == self.collection.key
-        query = select(persons.c.person_id, persons.c.id).where(
-            mine, persons.c.person_id.in_(list(metadata))
-        )
-        keys = {str(row.person_id): int(row.id) for row in self.connection.execute(query)}
+        keys = {one: self.keys[one] for one in metadata if one in self.keys}
         for person_id, key in keys.items():
             changed = metadata[person_id]
             if changed is not None:
@@ -237,17 +288,11 @@ class _People:
                 if (until := consent_until(metadata[person_id] or {})) is not None:
                     note_consent(self.connection, self.collection.name, key, until)
             keys |= made
-        self._require_consents(keys)
+        for key in keys.values() - self.data_keys.keys():
+            made_key = self.codec.person_key(self.connection, self.collection, key)
+            if made_key is not None:
+                self.data_keys[key] = made_key
         return keys
-
-    def _require_consents(self, keys: Mapping[str, int]) -> None:
-        if not needs_consent(self.collection):
-            return
-        query = select(persons.c.id, persons.c.consent_until).where(persons.c.id.in_(keys.values()))
-        until = {row.id: row.consent_until for row in self.connection.execute(query)}
-        for person_id, key in keys.items():
-            end = None if until[key] is None else aware(until[key])
-            require_consent(self.collection, person_id, end, self.now)
 
     def known_marks(self, people: set[int]) -> set[tuple[int, str]]:
         """What people have already, as pairs of their key and a content's mark."""
