@@ -320,19 +320,18 @@ async def only_declared_query(request: Request) -> None:
         if name not in known:
             takes = ", ".join(sorted(known)) or "none"
             raise UnknownField(f"This call has no query parameter '{name}'; it takes {takes}.")
-    query_of(request)
+    refuse_repeated(request)
 
 
-def query_of(request: Request) -> dict[str, str]:
-    """The query parameters. Raises InvalidRequest for one that was sent more than once."""
-    values: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name in values:
+def refuse_repeated(request: Request) -> None:
+    """Raises InvalidRequest for a query parameter that was sent more than once."""
+    seen = set[str]()
+    for name, _ in request.query_params.multi_items():
+        if name in seen:
             raise InvalidRequest(
                 f"The query parameter '{name}' was sent more than once; send it once."
             )
-        values[name] = value
-    return values
+        seen.add(name)
 
 
 def declared_query(route: APIRoute) -> set[str]:

@@ -21,7 +21,7 @@ from app.api.json_bodies import (
     LongText,
     decode_base64,
     parse_with_long_texts,
-    query_of,
+    refuse_repeated,
 )
 from app.api.problems import describe_validation
 from app.errors import (
@@ -70,7 +70,8 @@ async def read_call(
     """
     body = await body_of(request)
     content_type = request.headers.get("content-type", "")
-    query = query_of(request)
+    refuse_repeated(request)
+    query = dict(request.query_params)
     settings: Settings = request.app.state.services.settings
     reader = _Reader(model, photo_fields, optional, settings)
     if len(body) <= SMALL:

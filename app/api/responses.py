@@ -134,6 +134,11 @@ class DeletionReceipt(Answer):
         return cls(deleted=deleted, erased=deletion.erased, **others)
 
 
+def written_answer(answer: BaseModel) -> Response:
+    """An answer as pydantic writes it, for a thread: FastAPI would write it on the event loop."""
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
 def json_answer(answer: BaseModel) -> Response:
     """An answer as JSON, arrays of numbers included: embeddings are most of its length, and
     pydantic would write them number by number.

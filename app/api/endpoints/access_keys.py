@@ -23,7 +23,7 @@ from app.api.context import Context
 from app.api.fields import CollectionName, Moment, Name
 from app.api.json_bodies import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, problems
-from app.api.responses import TIME, Answer, Example, with_example
+from app.api.responses import TIME, Answer, Example, with_example, written_answer
 from app.api.routers import GalleryRouter
 from app.decision.policy import WHOLE_NUMBER
 from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers
@@ -193,8 +193,7 @@ async def list_keys(context: Context) -> Response:
     def answer() -> Response:  # written on the thread: 300 keys of 1,000 collections took 80 ms
         _, found = context.services.access_keys.all()
         items = [KeyInfo.of(one.key) for one in found.values()]
-        written = KeyList(items=items, **context.envelope()).model_dump_json()
-        return Response(written, media_type="application/json")
+        return written_answer(KeyList(items=items, **context.envelope()))
 
     return await context.read(answer)
 
