@@ -36,6 +36,7 @@ DAY_S = 86_400
 MOST_USERS = 10_000
 
 Run = Callable[..., Awaitable[Any]]
+_Item = tuple[str, str | None]
 
 
 @dataclass(slots=True)
@@ -103,8 +104,10 @@ class Limiter:
             return {}
         user = self._user(key)
         items = user.items(key.limits, self._today(), self._seconds_left())
-        policy, rest = (", ".join(filter(None, parts)) for parts in zip(*items, strict=True))
-        return {"RateLimit-Policy": policy} | ({"RateLimit": rest} if rest else {})
+        policies = [policy for policy, _ in items]
+        remaining = [remains for _, remains in items if remains is not None]
+        headers = {"RateLimit-Policy": ", ".join(policies)}
+        return headers | ({"RateLimit": ", ".join(remaining)} if remaining else {})
 
     def release(self) -> None:
         """Give back what is reserved and was not used, as far as the database can be written to."""
@@ -285,28 +288,28 @@ class _User:
                 f"{key.limits.photos_per_second:g} photos a second", key, "photos_per_second", wait
             )
 
-    def items(self, limits: KeyLimits, today: datetime, seconds_left: int) -> list[tuple[str, str]]:
-        """For each limit the item of its policy and the item of what remains: "" if that is not
-        known."""
+    def items(self, limits: KeyLimits, today: datetime, seconds_left: int) -> list[_Item]:
+        """For each limit the item of its policy and the item of what remains, if that is known."""
         with self._shared_with_others() as elsewhere:
             items = list(self._items(limits, self.running + elsewhere))
-        quota = limits.photos_per_day
+        quota, remains = limits.photos_per_day, None
         if quota is not None:
-            left = self.quota.unreserved if self.quota.day == today else None
-            rest = 0 if left is None else min(quota, left + self.quota.reserved)
-            shown = "" if left is None else f'"photos-a-day";r={rest};t={seconds_left}'
-            items.append((f'"photos-a-day";q={quota};w={DAY_S}', shown))
+            unreserved = self.quota.unreserved if self.quota.day == today else None
+            if unreserved is not None:
+                photos = min(quota, unreserved + self.quota.reserved)
+                remains = f'"photos-a-day";r={photos};t={seconds_left}'
+            items.append((f'"photos-a-day";q={quota};w={DAY_S}', remains))
         return items
 
-    def _items(self, limits: KeyLimits, running: int) -> Iterator[tuple[str, str]]:
+    def _items(self, limits: KeyLimits, running: int) -> Iterator[_Item]:
         for name, bucket in (("requests", self._requests), ("photos", self._photos)):
             if bucket is not None:
                 policy = f'"{name}";q={bucket.capacity};w={bucket.window_s}'
                 yield policy, f'"{name}";r={bucket.remaining()};t={bucket.seconds_to_full()}'
         most = limits.concurrent_requests
         if most is not None:
-            rest = max(0, most - running)
-            yield f'"concurrent";q={most};qu="concurrent-requests"', f'"concurrent";r={rest}'
+            remaining = max(0, most - running)
+            yield f'"concurrent";q={most};qu="concurrent-requests"', f'"concurrent";r={remaining}'
 
     def _followed(self, bucket: TokenBucket | None, rate: float | None) -> TokenBucket | None:
         if rate is None:

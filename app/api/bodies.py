@@ -78,15 +78,15 @@ class Announced:
         length, chunked = 0, False
         for name, value in scope["headers"]:
             if name == b"content-length":
-                length = _number(value)
+                length = _content_length(value)
             elif name in UNDERSTOOD:
                 chunked = chunked or name == b"transfer-encoding"
                 _check_codings(name.decode(), value.decode("latin-1"), UNDERSTOOD[name])
         return cls(length, chunked or length > 0)
 
 
-def _number(digits: bytes) -> int:
-    """A Content-Length, by its first 20 digits: more are too large in any case, and Python refuses
+def _content_length(digits: bytes) -> int:
+    """Of a request, by its first 20 digits: more are too large in any case, and Python refuses
     to read thousands."""
     return int(digits.lstrip(b"0")[:20] or b"0") if digits.isdigit() else 0
 

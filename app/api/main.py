@@ -128,7 +128,7 @@ async def _running(app: FastAPI, limiter: Limiter, lag: LoopLag) -> AsyncIterato
     yield
     watching.cancel()
     await asyncio.to_thread(state.imports.stop)
-    state.last_metrics = own_exposition(app)  # nothing more is answered
+    state.last_metrics = own_exposition(app)  # no call can add to them any more
     state.parsing.shutdown(cancel_futures=True)
     await asyncio.to_thread(limiter.release)
     services.close()

@@ -186,7 +186,8 @@ class FairThreadPool:
         self._memory += job.memory
 
     def _fits(self, job: _Job) -> bool:
-        """True also for a job that is to be measured, or dropped."""
+        """Whether there is memory for it. True also for a job that is to be measured first, and for
+        a cancelled one, which is only taken out of the queue."""
         if job.begun or job.measure is not None or job.future.cancelled():
             return True
         if not self._max_memory or not self._memory:
@@ -198,7 +199,7 @@ class FairThreadPool:
         place in the queue."""
         with self._changed:
             job.memory, job.measure = memory, None
-            begins = self._closed or self._fits(job)
+            begins = self._closed or self._fits(job)  # when closed, it begins to be dropped
             if begins:
                 self._begin(job)
             else:

@@ -117,15 +117,16 @@ async def own_readiness(app: FastAPI) -> Ready:
         ) from TimeoutError("a photo takes more than a minute")
     eraser, database = app.state.imports.eraser, services.gallery.store.database
 
-    def look() -> bool:
-        """Whether deleted data is left to erase. Raises WorkerDied and StoreUnavailable."""
+    def check_and_look() -> bool:
+        """Check the networks and the database; whether deleted data is left to erase. Raises
+        WorkerDied and StoreUnavailable."""
         services.pipeline.check_networks()
         database.ping()
         return database.eraser.pending_s() > 0 or bool(eraser.is_pending)
 
     try:
         async with asyncio.timeout(READ_S):
-            pending = await services.scheduler.read(look)
+            pending = await services.scheduler.read(check_and_look)
     except WorkerDied as error:
         raise _not_ready(error.detail) from error
     except TimeoutError as error:
