@@ -111,6 +111,12 @@ def private_file(path: Path) -> None:
         os.close(file)
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def files_in(folder: Path) -> list[Path]:
     """What is in a folder; nothing in one that is not there, or that another thread or process
     removes in this moment. Raises OSError where it cannot be read."""

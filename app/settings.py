@@ -55,7 +55,8 @@ MOST_BYTES = 10**15
 MOST_SECONDS = 365 * 86_400
 Count = Annotated[int, Field(gt=0, le=MOST)]
 Bytes = Annotated[int, Field(gt=0, le=MOST_BYTES)]
-PhotoBytes = Annotated[int, Field(gt=0, le=1024 * MIB)]  # a buffer of this size is allocated
+MAX_PHOTO_BYTES = 1024 * MIB  # a buffer of this size is allocated
+PhotoBytes = Annotated[int, Field(gt=0, le=MAX_PHOTO_BYTES)]
 Seconds = Annotated[float, Field(gt=0, le=MOST_SECONDS)]
 
 

@@ -22,6 +22,7 @@ from typing import Annotated
 
 import typer
 
+from app.disk import sha256
 from app.errors import PackError
 from app.faces.landmarks import SIDE, TARGET
 from app.inference.packs import load_pack
@@ -33,7 +34,7 @@ from app.lab.export.integer_detector import (
     export_integer_detector,
     provenance,
 )
-from app.lab.export.parity import Agreement, ExportError, sha256
+from app.lab.export.parity import Agreement, ExportError
 from app.lab.export.precision import Precision
 from app.lab.export.recogniser import (
     Options,

@@ -13,6 +13,7 @@ from app.cli.evaluate import open_analyser, show_progress
 from app.cli.output import require_not_read, require_writable, write_public_file
 from app.decision.face_selection import FaceSelection
 from app.decision.policy import CollectionPolicy
+from app.disk import sha256
 from app.lab.attestation.cells import STRATA
 from app.lab.attestation.document import (
     MAX_BYTES,
@@ -32,7 +33,6 @@ from app.lab.attestation.run import (
     Wanted,
     attest_collection,
     attest_folder,
-    file_digest,
 )
 from app.lab.evaluation.labels import LabelNoise, read_attributes, read_label_noise, read_people
 from app.services import build_services
@@ -213,7 +213,7 @@ def _wanted(requirement: str, attributes: Path | None, gallery_size: int | None)
     if attributes is None:
         return Wanted(found, gallery_size)
     groups = read_attributes(attributes)
-    return Wanted(found, gallery_size, groups, file_digest(attributes))
+    return Wanted(found, gallery_size, groups, sha256(attributes))
 
 
 def _folder(source: FolderSource, wanted: Wanted, *, keep: bool) -> JsonObject:

@@ -4,7 +4,6 @@
 `pack.toml`, the service does not start.
 """
 
-import hashlib
 import mmap
 import re
 import tomllib
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from app.disk import sha256
 from app.errors import PackError
 from app.findings import findings
 from app.inference.pack_spec import ModelPack
@@ -111,8 +111,7 @@ def verify_pack(pack: ModelPack) -> None:
 def digest(path: Path) -> str:
     """SHA-256 of a file in hexadecimal. Raises PackError where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError as error:
         raise _unreadable(path, error) from error
 

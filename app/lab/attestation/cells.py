@@ -194,6 +194,12 @@ class Cell:
     threshold: float
     attribute: str | None = None
 
+    @property
+    def has_whole_gallery(self) -> bool:
+        """Whether everybody who was to be enrolled was: of degraded photos the service refuses
+        some, which leaves nothing unmeasured."""
+        return self.sides != "both"
+
 
 @dataclass(frozen=True, slots=True)
 class Searched:

@@ -1,10 +1,8 @@
 """One attestation from its source to its statement."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 from app.decision.calibration import Calibration
 from app.decision.calibrations import Calibrations, pack_calibration
@@ -201,9 +199,3 @@ def _provenance(data: dict[str, object], wanted: Wanted, method: str, used: _Use
         model=model(used.pack, PRECISION),
         calibration=calibration_summary(used.rule.calibration, used.name),
     )
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -127,7 +127,7 @@ def make_statement(
     wanted = math.ceil(requirement.gallery_share * gallery_persons - 1e-9)
     rows = [_row(cell, requirement, wanted - measured.left_out) for cell in cells]
     open_points = _open_points(requirement, cells, list(measured.without_group))
-    searched = {cell.gallery_persons for cell in cells if cell.sides != "both"}
+    searched = {cell.gallery_persons for cell in cells if cell.has_whole_gallery}
     open_points += [
         f"The gallery has {persons + measured.left_out:,} persons, and the requirement asks for "
         f"{wanted:,} at least."
@@ -200,8 +200,7 @@ def _row(cell: Cell, requirement: Requirement, wanted: int) -> JsonObject:
     outcomes = [
         RequirementOutcome(str(rate["outcome"])) for rate in rates.values() if "outcome" in rate
     ]
-    # Of degraded photos to enroll the service itself refuses some: that leaves nothing unmeasured.
-    enough = cell.sides == "both" or cell.gallery_persons >= wanted
+    enough = not cell.has_whole_gallery or cell.gallery_persons >= wanted
     outcome = worst(outcomes)
     if outcome is RequirementOutcome.PASS and not enough:
         outcome = RequirementOutcome.UNDECIDED  # a larger gallery has more look-alikes

@@ -33,11 +33,10 @@ from app.lab.evaluation.figures import PhotoProblem
 from app.lab.evaluation.labels import EvaluationError, LabelledPairs, LabelledPeople, LabelNoise
 from app.lab.evaluation.metrics import FOLDS, FaceMatches, Similarities, match_faces
 from app.locks import new_lock
+from app.settings import MAX_PHOTO_BYTES
 from app.types import AnalysedImage, Face, FloatArray, Image
 
 FAILED_SIMILARITY = -1.0
-# The most that LIKENESS_MAX_IMAGE_BYTES may be.
-MAX_PHOTO_BYTES = 1 << 30
 # Crowded photos have hundreds of faces, and none of them may be lost to a limit here.
 MAX_FACES = 10_000
 

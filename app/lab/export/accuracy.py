@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.decision.face_selection import FaceSelection
+from app.disk import sha256
 from app.errors import LikenessError
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
@@ -16,7 +17,7 @@ from app.lab.evaluation.labels import LabelNoise, read_pairs
 from app.lab.evaluation.protocol import Analyser, EvaluationPlan, PairsSource
 from app.lab.evaluation.run import evaluate
 from app.lab.export.faces import Normalisation
-from app.lab.export.parity import ExportError, open_session, serialise, sha256
+from app.lab.export.parity import ExportError, open_session, serialise
 from app.lab.export.recogniser import SourceRecogniser
 from app.settings import Device
 

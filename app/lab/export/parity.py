@@ -1,7 +1,6 @@
 """Proves that an exported network gives the same answers as its source; a written file gets its
 name only after it was checked and proven."""
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -13,6 +12,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
+
+from app.disk import sha256
 
 
 class ExportError(Exception):
@@ -61,12 +62,6 @@ def check(path: Path) -> None:
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 FloatArray = NDArray[np.float32]

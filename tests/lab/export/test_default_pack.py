@@ -18,12 +18,13 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from app.disk import sha256
 from app.inference.pack_spec import ModelPack
 from app.lab.export import integer_detector, parity
 from app.lab.export.detector import export_detector
 from app.lab.export.faces import Normalisation
 from app.lab.export.integer_detector import CalibrationPhotos
-from app.lab.export.parity import check, sha256
+from app.lab.export.parity import check
 from scripts.tflite_export.convert import export_tflite
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from app.disk import sha256
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
@@ -18,7 +19,7 @@ from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
 from app.lab.export import parity
 from app.lab.export.faces import Normalisation, align_folder
-from app.lab.export.parity import ExportError, ParityError, sha256
+from app.lab.export.parity import ExportError, ParityError
 from app.lab.export.precision import Precision
 from app.lab.export.recogniser import (
     Options,
