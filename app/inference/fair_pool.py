@@ -199,7 +199,8 @@ class FairThreadPool:
         place in the queue."""
         with self._changed:
             job.memory, job.measure = memory, None
-            begins = self._closed or self._fits(job)  # when closed, it begins to be dropped
+            # Out of a closed queue nobody takes it: it takes its step, and is dropped then.
+            begins = self._closed or self._fits(job)
             if begins:
                 self._begin(job)
             else:
