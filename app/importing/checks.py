@@ -30,13 +30,15 @@ NEAREST = 2
 class Prepared:
     """A row with its template, or with what already became of it; neither where it is a person
     without a face. `key` identifies it in the journal; `conflict` is another person whom the face
-    resembles more than its own, with the similarity."""
+    resembles more than its own, with the similarity; `failure` is an unexpected error at its photo.
+    """
 
     row: Row
     template: NewTemplate | None = None
     outcome: RowOutcome | None = None
     key: bytes | None = None
     conflict: tuple[str, float] | None = None
+    failure: Exception | None = None
 
     def refused(self, error: LikenessError) -> "Prepared":
         """The row as the store refuses it. Without its key: the store may accept it later, so the

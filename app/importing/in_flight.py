@@ -24,6 +24,10 @@ class RowsInFlight:
     def __bool__(self) -> bool:
         return bool(self._rows)
 
+    def is_enough(self, rows: int, size: int) -> bool:
+        """Whether so many rows, with `size` bytes, keep the workers busy: no more is read ahead."""
+        return rows >= self._workers * AHEAD or size > BYTES_AHEAD
+
     def add(self, one: Prepared | Future[Prepared], size: int) -> None:
         """One more at the end, that holds `size` bytes."""
         self._rows.append((one, size))

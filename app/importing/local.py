@@ -14,7 +14,6 @@ from typing import Any
 from app.decision.pairs import all_declared
 from app.decision.policy import policy_of
 from app.errors import ConsentMissing, InvalidRequest, LikenessError, PersonExists, PersonNotFound
-from app.importing import in_flight
 from app.importing.checks import CONFLICT, ConflictChecker, Prepared, resembles, to_store
 from app.importing.in_flight import RowsInFlight
 from app.importing.known_rows import already, replace_metadata
@@ -61,8 +60,10 @@ class LocalImport:
         record: CollectionRecord,
         options: ImportOptions,
         workers: int | None = None,
+        import_id: str | None = None,
     ) -> None:
-        """`workers`: photos at work at a time; as many as the service has without."""
+        """`workers`: photos at work at a time; as many as the service has without. The log has the
+        `import_id`."""
         self._workers = workers or services.scheduler.workers
         self._services = services
         self._record = record
@@ -81,7 +82,10 @@ class LocalImport:
             decided_by.append(sorted((key, *sorted(others)) for key, others in declared.items()))
         self._decided_by = json.dumps(decided_by, sort_keys=True)
         self._batch: list[Prepared] = []
-        self._unexpected = 0  # errors in a row, on all threads
+        self._import_id = import_id
+        self._rows = 0  # whose turn has come
+        self._unexpected = 0  # errors in a row
+        self._under_way = RowsInFlight(self._workers)
         self._since = time.monotonic()
 
     def run(self, rows: Iterator[Row], on_outcome: OutcomeCallback) -> None:
@@ -95,7 +99,6 @@ class LocalImport:
         path = self._services.settings.data_dir / "imports.db"
         self._journal = Journal(path, self._decided_by)
         failed: list[LikenessError] = []
-        under_way = RowsInFlight(self._workers)
         with (
             bound_to(self._record),
             ThreadPoolExecutor(self._workers, thread_name_prefix="import") as threads,
@@ -103,11 +106,11 @@ class LocalImport:
             try:
                 for arrived in self._read(rows, failed):
                     for ready, size in self._submit(arrived, threads):
-                        under_way.add(ready, size)
-                    while under_way.has_one_to_take():
-                        self._take(under_way.take(), on_outcome)
-                while under_way:
-                    self._take(under_way.take(), on_outcome)
+                        self._under_way.add(ready, size)
+                    while self._under_way.has_one_to_take():
+                        self._take(self._under_way.take(), on_outcome)
+                while self._under_way:
+                    self._take(self._under_way.take(), on_outcome)
                 self._flush(on_outcome)
             finally:
                 threads.shutdown(cancel_futures=True)
@@ -126,7 +129,7 @@ class LocalImport:
                 one = self._prepare(row)
                 arrived.append(one)
                 size += len(one.data) if isinstance(one, _Photo) else 0
-                if len(arrived) >= self._workers * in_flight.AHEAD or size > in_flight.BYTES_AHEAD:
+                if self._under_way.is_enough(len(arrived), size):
                     yield arrived
                     arrived, size = [], 0
         except LikenessError as error:
@@ -156,8 +159,7 @@ class LocalImport:
             return Prepared(row, outcome=rejection(row, error))
 
     def _require_consent(self, row: Row) -> None:
-        """Raise ConsentMissing if the row's metadata has no valid consent where one is needed,
-        before its photo is analysed; the store decides about the others."""
+        """Before a photo is analysed in vain; the store decides. Raises ConsentMissing."""
         if row.metadata is not None:
             now = self._services.gallery.store.database.clock()
             require_consent(self._record, row.person_id, consent_until(row.metadata), now)
@@ -207,23 +209,23 @@ class LocalImport:
         except LikenessError as error:
             if error.status >= SERVER_ERROR:  # not the photo's fault: it can be tried again
                 raise
-            self._unexpected = 0
             return Prepared(row, outcome=rejection(row, error), key=key)
         except (OSError, MemoryError):  # the machine's fault, such as too many open files
             raise
-        except Exception as error:  # a library failed at this photo, and would fail again
-            self._unexpected += 1
-            if self._unexpected > MOST_UNEXPECTED:
-                raise
-            log(logging.ERROR, "a photo of an import failed", error)
-            # Without the key: it is not remembered, so another run tries it again.
-            return Prepared(row, outcome=rejection(row, LikenessError(UNEXPECTED)))
-        self._unexpected = 0
+        except Exception as error:  # noqa: BLE001 (a library failed, and would fail again)
+            # Without the key: another run tries it again.
+            return Prepared(row, outcome=rejection(row, LikenessError(UNEXPECTED)), failure=error)
         return Prepared(row, template, key=key)
 
     def _take(self, prepared: Prepared, on_outcome: OutcomeCallback) -> None:
         """Decide about the next row in order."""
         row = prepared.row
+        self._rows += 1
+        if prepared.failure is not None:
+            self._note_failure(prepared.failure)
+            prepared = replace(prepared, failure=None)  # its traceback holds the photo
+        elif prepared.key is not None:  # it was analysed
+            self._unexpected = 0
         if prepared.outcome is None and (row.without_face or row.different_from is not None):
             self._flush(on_outcome)
             stored = self._create(row) if row.different_from is None else self._declare(row)
@@ -233,6 +235,15 @@ class LocalImport:
         old = time.monotonic() - self._since > SECONDS_A_TRANSACTION
         if len(self._batch) >= most or old:
             self._flush(on_outcome)
+
+    def _note_failure(self, error: Exception) -> None:
+        """Log an unexpected error at this row's photo; raise it if it is one too many in a row."""
+        self._unexpected += 1
+        if self._unexpected > MOST_UNEXPECTED:
+            raise error
+        # Without the row's place, whose path may name a person.
+        log(logging.ERROR, "a photo of an import failed", error, import_id=self._import_id,
+            row=self._rows)  # fmt: skip
 
     def _stops_at(self, outcome: RowOutcome | None) -> bool:
         if outcome is None or outcome.result is not RowResult.REJECTED:
@@ -298,8 +309,7 @@ class LocalImport:
     def _stored(self, rows: list[Prepared]) -> list[Prepared]:
         """Store the rows that have no outcome yet. Returns the rows with their outcomes, up to the
         one at which to stop."""
-        # The journal is written first: a run that continues after a crash refuses the same rows
-        # again.
+        # First, so that a run that continues after a crash refuses the same rows again.
         for one in rows:
             self._note(one)
         self._journal.keep()

@@ -320,7 +320,8 @@ class ImportRunner:
                 wanted.check()
 
             self._share_progress(job, counts, total=reader.total())
-            LocalImport(services, record, job.options, workers).run(reader.rows(), on_outcome)
+            running = LocalImport(services, record, job.options, workers, job.import_id)
+            running.run(reader.rows(), on_outcome)
 
     def _collection_of(self, job: ImportJob) -> CollectionRecord:
         """The collection of a job. Raises _Ended and forgets the job if it was deleted: one that

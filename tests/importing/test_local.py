@@ -1,6 +1,7 @@
 """Rows into a database: in order, once, and what is suspicious is reported."""
 
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -34,6 +35,7 @@ from app.store.records import NewTemplate
 from app.store.sql.audit_log import AuditFilter
 from app.store.sql.tables import persons
 from app.types import JsonObject
+from tests.waiting import PATIENCE_S
 from tests.writing import delete_collection, delete_person
 
 Run = Callable[..., list[RowOutcome]]
@@ -275,7 +277,11 @@ def test_an_error_of_the_service_does_not_refuse_a_photo(
 
 @pytest.mark.parametrize("most", [1, 0])
 def test_a_photo_at_which_a_library_fails_is_rejected_alone(
-    run: Run, people: Path, monkeypatch: pytest.MonkeyPatch, most: int
+    run: Run,
+    people: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    most: int,
 ) -> None:
     """Unless all photos fail. It is analysed again by the next run."""
     monkeypatch.setattr(module, "MOST_UNEXPECTED", most)
@@ -293,7 +299,35 @@ def test_a_photo_at_which_a_library_fails_is_rejected_alone(
                 run(people)
             return
         assert [one.reason for one in run(people)] == ["internal_error", "", ""]
+        (logged,) = [one for one in caplog.records if one.msg == "a photo of an import failed"]
+        assert logged.exc_info
+        assert logged.fields == {"import_id": None, "row": 1}
     assert [one.reason for one in run(people)] == ["", "already_enrolled", "already_enrolled"]
+
+
+def test_failing_photos_are_counted_in_the_order_of_rows(
+    services: Services, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in the order in which threads are done with them."""
+    monkeypatch.setattr(module, "MOST_UNEXPECTED", 1)
+    analyse, good = module.template_from_photo, (people / "obama" / "obama.jpg").read_bytes()
+    failed = threading.Event()
+
+    def but_one(services: Services, data: bytes, *arguments: Any) -> NewTemplate:
+        if data == good:
+            assert failed.wait(PATIENCE_S)
+            return analyse(services, data, *arguments)
+        if data == b"last":
+            failed.set()
+        raise RuntimeError("Non-zero status code returned while running Conv node.")
+
+    monkeypatch.setattr(module, "template_from_photo", but_one)
+    photos = [b"first", good, b"last"]
+    rows = [Row(f"{n}", "ada", read=lambda data=data: data) for n, data in enumerate(photos)]
+    found: list[RowOutcome] = []
+    record = services.gallery.require("default")
+    LocalImport(services, record, ImportOptions(), workers=3).run(iter(rows), found.append)
+    assert [one.reason for one in found] == ["internal_error", "", "internal_error"]
 
 
 def test_a_journal_that_fails_is_no_reason_to_refuse_a_row(
