@@ -302,7 +302,7 @@ class WorkerDied(LikenessError):
 
 
 class NotReady(LikenessError):
-    code, status, title = "not_ready", 503, "The service is still starting"
+    code, status, title = "not_ready", 503, "The service is not ready"
 
 
 # --- start-up and backups (never met over HTTP) ----------------------------------------------

@@ -27,8 +27,8 @@ TargetFpir = Annotated[
     Field(
         gt=0,
         le=0.5,
-        description="Share of searches for people who are not enrolled that may find someone, "
-        "at the gallery's size.",
+        description="Share of searches for strangers (people who are not enrolled) that may find "
+        "somebody, at the gallery's size.",
     ),
 ]
 TargetFmr = Annotated[
@@ -231,7 +231,7 @@ def fmr_members(decision: ThresholdDecision, similarity: float) -> dict[str, Any
 
 
 def fpir_members(decision: ThresholdDecision, searched: GallerySize) -> dict[str, Any]:
-    """How often a stranger is taken for someone in what was searched: as `fmr_members`."""
+    """How often a stranger is taken for somebody in what was searched: as `fmr_members`."""
     if decision.calibration is None:
         return _rate_members("fpir", None, None)
     rate = decision.calibration.fpir_at(decision.unshifted(decision.threshold), searched)

@@ -36,8 +36,8 @@ class CollectionPolicy(BaseModel):
         ErrorRate,
         Field(
             description=(
-                "Identify: target FPIR, the share of searches for people who are not enrolled "
-                "that may find someone."
+                "Identify: target FPIR, the share of searches for strangers (people who are not "
+                "enrolled) that may find somebody."
             )
         ),
     ] = 0.01
@@ -66,7 +66,7 @@ class CollectionPolicy(BaseModel):
         ),
     ] = DEFAULT_SCORE
     identify_gate: Annotated[
-        QualityGate, Field(description="Probes that fail it are rejected. Off by default.")
+        QualityGate, Field(description="Probes that fail it are rejected. No limits by default.")
     ] = OPEN_GATE
     keep_crops: Annotated[
         bool,
@@ -90,8 +90,8 @@ class CollectionPolicy(BaseModel):
         Field(
             ge=1,
             le=MOST_RETENTION_DAYS,
-            description="Delete persons this many days after their last enrollment or match, "
-            "whichever is later. Null: never.",
+            description="Delete persons this many days after their creation, last enrollment or "
+            "last match, whichever is latest. Null: never.",
         ),
         WHOLE_NUMBER,
     ] = None
@@ -104,7 +104,7 @@ class CollectionPolicy(BaseModel):
         ),
     ] = False
     verify_gate: Annotated[
-        QualityGate, Field(description="A probe that fails it is refused. Off by default.")
+        QualityGate, Field(description="A probe that fails it is refused. No limits by default.")
     ] = OPEN_GATE
     enroll_gate: Annotated[
         QualityGate, Field(description="Photos that fail it are not enrolled. Mild by default.")

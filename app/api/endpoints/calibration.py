@@ -127,7 +127,9 @@ class DomainInfo(BaseModel):
         Example("lfw/images"),
     ]
     faces: Annotated[
-        int, Field(description="Number of people of whom a face was degraded."), Example(600)
+        int,
+        Field(description="Number of people whose faces were degraded artificially."),
+        Example(600),
     ]
     degradations: Annotated[
         list[str], Example(["blur of 6 pixels", "brightness x 0.05", "turned by 180 degrees"])

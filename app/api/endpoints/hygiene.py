@@ -218,7 +218,7 @@ async def move_face(
     """Assign a face to another person; it keeps its id.
 
     If the person has a face of that very photo already, this one is deleted, and the answer is the
-    face that they have. (If embeddings are encrypted, the same photo is not recognized.)
+    face that they have. (If embeddings are encrypted, the same photo is not recognised.)
     """
     moved = await context.write(
         context.store.corrections.move_face, collection, face_id, body.person_id

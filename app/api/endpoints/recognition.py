@@ -65,7 +65,7 @@ class VerifyAnswer(Answer, Decided, Doubtful):
             description=(
                 "`ambiguous`: the similarity reaches the threshold, but another person who is "
                 "declared to be different is as similar or nearly so. `rejected`: both faces "
-                "are blurred, dark, small or degraded, so that their similarity says nothing "
+                "are too degraded (blurred, dark, small, …) for their similarity to say anything "
                 "about identity. `is_match` is false in either case."
             )
         ),
@@ -240,9 +240,9 @@ class IdentifyAnswer(Answer, Decided):
     fpir: Annotated[
         float | None,
         Field(
-            description="Share of searches for people who are not enrolled that find someone at "
-            "this threshold; null beyond the end of the calibration, where only the interval is "
-            "known."
+            description="Share of searches for strangers (people who are not enrolled) that find "
+            "somebody at this threshold; null beyond the end of the calibration, where only the "
+            "interval is known."
         ),
         Example(0.01),
     ] = None
