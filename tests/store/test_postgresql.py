@@ -1,5 +1,6 @@
 """What is particular to PostgreSQL: its URLs, its settings, and its ways to fail."""
 
+import itertools
 import sys
 import traceback
 import uuid
@@ -285,33 +286,52 @@ def test_two_processes_start_with_a_new_encryption_key(own_store: Store, postgre
     assert keys == ["first"]
 
 
+@pytest.mark.parametrize("begins", [1, 2])  # before the other one has inserted them, and after
 def test_two_imports_of_the_same_face_ids_at_the_same_time(
-    own_store: Store, postgres_url: str
+    own_store: Store, postgres_url: str, begins: int
 ) -> None:
-    own_store.collections.create("other", SPACE, DIMENSION, {})
     face_ids = [str(uuid.uuid4()) for _ in range(3)]
-    rows = [
-        PersonTemplate("ada", None, template(vector, face_id), face_id)
-        for vector, face_id in zip(np.eye(DIMENSION, dtype=np.float32), face_ids, strict=False)
-    ]
-    later: list[Future[list[str | None]]] = []
-    calls = iter(range(100))
+    first, second, _ = import_during_another(own_store, postgres_url, face_ids, face_ids, begins)
+    assert face_ids in (first, second)
+    assert None not in (*first, *second)
+    assert not {*first} & {*second}
+
+
+def test_imports_of_other_face_ids_do_not_wait(own_store: Store, postgres_url: str) -> None:
+    face_ids = [str(uuid.uuid4()) for _ in range(6)]
+    made = import_during_another(own_store, postgres_url, face_ids[:3], face_ids[3:], 2)
+    assert made == (face_ids[:3], face_ids[3:], [0])
+
+
+def import_during_another(
+    store: Store, url: str, one: list[str], other: list[str], begins: int
+) -> tuple[list[Any], list[Any], list[int]]:
+    """Import faces of those ids into two collections. The second import begins when the first, in
+    its transaction, asks for the time after `begins` times, and goes as far as it can. Returns
+    both answers, and how many sessions waited for a lock then."""
+    store.collections.create("other", SPACE, DIMENSION, {})
+    later: list[Future[list[Any]]] = []
+    waits: list[int] = []
+    calls = itertools.count()
+
+    def importing(at: Store, name: str, face_ids: list[str]) -> list[Any]:
+        vectors = np.eye(DIMENSION, dtype=np.float32)
+        rows = [
+            PersonTemplate("ada", None, template(vector, face_id), face_id)
+            for vector, face_id in zip(vectors, face_ids, strict=False)
+        ]
+        return list(at.imports.enroll(name, rows, SPACE))
 
     def late() -> datetime:
-        """The time; within the transaction, once the other import has come as far as it can."""
-        if next(calls):
-            if not later:
-                other = open_store(postgres_url)
-                later.append(threads.submit(other.imports.enroll, "other", rows, SPACE))
-            until(lambda: later[0].done() or waiting_for_locks(own_store))
+        if next(calls) == begins:
+            later.append(threads.submit(importing, open_store(url), "other", other))
+            until(lambda: later[0].done() or waiting_for_locks(store))
+            waits.append(waiting_for_locks(store))
         return datetime.now(UTC)
 
     with ThreadPoolExecutor(1) as threads:
-        first = open_store(postgres_url, clock=late).imports.enroll("default", rows, SPACE)
-        second = later[0].result(PATIENCE_S)
-    assert first == face_ids
-    assert None not in second
-    assert not {*second} & {*face_ids}
+        first = importing(open_store(url, clock=late), "default", one)
+        return first, later[0].result(PATIENCE_S), waits
 
 
 def test_reading_the_whole_audit_log_may_pause(own_store: Store) -> None:

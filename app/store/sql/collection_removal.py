@@ -145,7 +145,8 @@ def free_face_ids(connection: Connection, face_ids: Collection[str]) -> None:
     owners = select(templates.c.collection).where(theirs)
     mine = collections.c.id.in_(owners)
     # First, as `_remove_some` does, which deletes the same rows in another order.
-    if connection.execute(select(collections.c.id).where(mine).with_for_update()).all():
+    locked = select(collections.c.id).where(mine).order_by(collections.c.id)
+    if connection.execute(locked.with_for_update()).all():
         connection.execute(delete(templates).where(theirs))
 
 

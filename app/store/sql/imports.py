@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, exists, insert, select
+from sqlalchemy.exc import IntegrityError
 
 from app.encryption.ring import DataKey
 from app.errors import ConsentMissing, DamagedData, EncryptionKeyMissing, LikenessError
@@ -22,7 +23,7 @@ from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.lookups import aware, get_collection, lock_collection
 from app.store.sql.persons import set_metadata
 from app.store.sql.retention import note_activity
-from app.store.sql.tables import crops, database, persons, templates
+from app.store.sql.tables import crops, persons, templates
 from app.store.sql.terms import index_new
 from app.types import JsonObject
 
@@ -45,6 +46,16 @@ class ImportStore:
         collection is not in `space`, and InvalidRequest if an id, metadata or a quality breaks the
         rules.
         """
+        try:
+            return self._enroll(name, rows, space, until_refused=until_refused)
+        except IntegrityError:
+            # With PostgreSQL another import may have stored one of the face ids meanwhile, in a
+            # collection whose lock is not this one's: now the id is seen to be taken.
+            return self._enroll(name, rows, space, until_refused=until_refused)
+
+    def _enroll(
+        self, name: str, rows: Sequence[PersonTemplate], space: str, *, until_refused: bool
+    ) -> list[str | LikenessError | None]:
         with self._database.writing() as connection:
             collection = lock_collection(connection, name).require_space(space)
             people = self._people(connection, collection, (row.person_id for row in rows))
@@ -187,9 +198,6 @@ def _taken(connection: Connection, face_ids: Sequence[str]) -> set[str]:
     """Those of the ids that some template has, in whatever collection."""
     if not face_ids:
         return set()
-    # One import after the other: another one may store the same ids in another collection, whose
-    # lock is not this one's.
-    connection.execute(select(database.c.id).with_for_update())
     free_face_ids(connection, face_ids)
     query = select(templates.c.face_id).where(templates.c.face_id.in_(face_ids))
     return set(connection.execute(query).scalars())
