@@ -52,14 +52,14 @@ class Corrections:
             source = get_person(connection, collection, face.person_id)
             require_consent(collection, source.person_id, source.consent_until, now)
             people = source.key, target.key
-            same = self._move(connection, collection, [face.template_key], people)
-            if same:
+            duplicates = self._move(connection, collection, [face.template_key], people)
+            if duplicates:
                 note(connection, "face.deleted", name, source.key, face_id=face.face_id)
             else:
-                moved = {"face_id": face.face_id, "from": source.key, "to": target.key}
+                details = {"face_id": face.face_id, "from": source.key, "to": target.key}
                 for person in people:
-                    note(connection, "face.moved", name, person, **moved)
-            answer = get_face(connection, collection, same.get(face.face_id, face.face_id))
+                    note(connection, "face.moved", name, person, **details)
+            answer = get_face(connection, collection, duplicates.get(face.face_id, face.face_id))
         self._database.eraser.erase()
         return answer
 
@@ -79,14 +79,14 @@ class Corrections:
             now = self._database.clock()
             for one in (old, new):
                 require_consent(collection, one.person_id, one.consent_until, now)
-            mine = select(templates.c.id).where(templates.c.person == old.key)
-            keys = list(connection.execute(mine).scalars())
-            same = self._move(connection, collection, keys, (old.key, new.key))
+            query = select(templates.c.id).where(templates.c.person == old.key)
+            keys = list(connection.execute(query).scalars())
+            duplicates = self._move(connection, collection, keys, (old.key, new.key))
             move_pairs(connection, old, new)
             take_over_activity(connection, collection, old.key, new.key)
             connection.execute(delete(persons).where(persons.c.id == old.key))
-            moved = {"templates": len(keys) - len(same), "duplicates": len(same)}
-            note(connection, "person.merged", name, old.key, into=new.key, **moved)
+            counts = {"templates": len(keys) - len(duplicates), "duplicates": len(duplicates)}
+            note(connection, "person.merged", name, old.key, into=new.key, **counts)
             note(connection, "person.merged", name, new.key, absorbed=old.key)
             merged = get_person(connection, collection, new.person_id)
         self._database.eraser.erase()
@@ -104,42 +104,56 @@ class Corrections:
         the id of that face."""
         codec = self._database.codec
         old, new = (codec.person_key(connection, collection, one) for one in people)
-        made, same = list[int](), dict[str, str]()
+        new_keys, duplicates = list[int](), dict[str, str]()
         for start in range(0, len(keys), FACES_AT_ONCE):
             some = keys[start : start + FACES_AT_ONCE]
-            mine = select(templates, templates.c.embedding.label("content"))
-            rows = connection.execute(mine.where(templates.c.id.in_(some))).all()
-            face_ids = {row.id: row.face_id for row in rows}
-            beside = self._beside(connection, face_ids, (old, new))
-            connection.execute(delete(templates).where(templates.c.id.in_(some)))
-            there = self._there(connection, people[1], rows, new)
-            moved = []
-            for row in rows:
-                digest = row.content_digest
-                marks = (digest,) if row.sealed else codec.marks(new, digest)
-                if known := next((there[mark] for mark in marks if mark in there), None):
-                    same[row.face_id] = known
-                    continue
-                stored = digest if row.sealed else codec.mark(new, digest)
-                there[stored] = row.face_id
-                moved.append(
-                    {
-                        "face_id": row.face_id,
-                        "collection": collection.key,
-                        "person": people[1],
-                        "embedding": codec.moved((old, new), face_context(row.face_id), row),
-                        "sealed": new is not None,
-                        "content_digest": stored,
-                        "quality": row.quality,
-                        "created_at": row.created_at,
-                    }
-                )
-            made += _insert(connection, moved, beside)
+            stored, dropped = self._move_some(connection, some, people[1], (old, new))
+            new_keys += stored
+            duplicates |= dropped
         log_change(connection, collection, REMOVE, list(keys), self._database.clock())
-        log_change(connection, collection, ADD, sorted(made), self._database.clock())
-        return same
+        log_change(connection, collection, ADD, sorted(new_keys), self._database.clock())
+        return duplicates
 
-    def _there(
+    def _move_some(
+        self,
+        connection: Connection,
+        keys: Sequence[int],
+        person: int,
+        data_keys: tuple[DataKey | None, DataKey | None],
+    ) -> tuple[list[int], dict[str, str]]:
+        """Move some of the templates to a person. Returns the keys of the new rows, and what
+        `_move` returns."""
+        codec, new = self._database.codec, data_keys[1]
+        query = select(templates, templates.c.embedding.label("content"))
+        rows = connection.execute(query.where(templates.c.id.in_(keys))).all()
+        face_ids = {row.id: row.face_id for row in rows}
+        companions = self._companions(connection, face_ids, data_keys)
+        connection.execute(delete(templates).where(templates.c.id.in_(keys)))
+        existing = self._existing(connection, person, rows, new)
+        new_rows, duplicates = [], {}
+        for row in rows:
+            digest = row.content_digest
+            marks = (digest,) if row.sealed else codec.marks(new, digest)
+            if known := next((existing[mark] for mark in marks if mark in existing), None):
+                duplicates[row.face_id] = known
+                continue
+            stored = digest if row.sealed else codec.mark(new, digest)
+            existing[stored] = row.face_id
+            new_rows.append(
+                {
+                    "face_id": row.face_id,
+                    "collection": row.collection,
+                    "person": person,
+                    "embedding": codec.moved(data_keys, face_context(row.face_id), row),
+                    "sealed": new is not None,
+                    "content_digest": stored,
+                    "quality": row.quality,
+                    "created_at": row.created_at,
+                }
+            )
+        return _insert(connection, new_rows, companions), duplicates
+
+    def _existing(
         self, connection: Connection, person: int, rows: Sequence[Any], key: DataKey | None
     ) -> dict[str, str]:
         """What a person has already of the contents of others' rows: face ids by the digest as it
@@ -153,7 +167,7 @@ class Corrections:
         )
         return {row.content_digest: row.face_id for row in connection.execute(query)}
 
-    def _beside(
+    def _companions(
         self,
         connection: Connection,
         face_ids: Mapping[int, str],
@@ -185,9 +199,9 @@ class Corrections:
 def _insert(
     connection: Connection,
     rows: Sequence[Mapping[str, Any]],
-    beside: Sequence[tuple[Table, str, Mapping[str, Any]]],
+    companions: Sequence[tuple[Table, str, Mapping[str, Any]]],
 ) -> list[int]:
-    """Store templates, and those of the rows beside them whose face ids they have. Returns the
+    """Store templates, and those of their companions whose face ids they have. Returns the
     templates' keys."""
     if not rows:
         return []
@@ -196,8 +210,8 @@ def _insert(
     for table in (crops, alternate_embeddings):
         kept = [
             {"template": keys[face_id], **values}
-            for its, face_id, values in beside
-            if its is table and face_id in keys
+            for one, face_id, values in companions
+            if one is table and face_id in keys
         ]
         if kept:
             connection.execute(insert(table), kept)
