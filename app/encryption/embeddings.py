@@ -1,4 +1,4 @@
-"""Embeddings and persons' keys as the database holds them: encrypted, each bound to its row."""
+"""Embeddings and data keys as the database holds them: encrypted, each bound to its row."""
 
 import struct
 from collections.abc import Sequence
@@ -11,12 +11,13 @@ from app.types import FloatArray
 
 STORED_DTYPE = np.dtype("<f4")
 
-_PERSON_ROW = struct.Struct(">qq")
+_NUMBERS = struct.Struct(">qq")
 
 
 @dataclass(frozen=True, slots=True)
-class PersonRow:
-    """The row that a person's key is bound to: the id of its database, and the keys of rows."""
+class KeyBinding:
+    """What a person's data key is bound to: the id of the database, and the keys of the collection
+    and the person there."""
 
     database: str
     collection: int
@@ -25,16 +26,16 @@ class PersonRow:
     @property
     def context(self) -> bytes:
         """What the key is authenticated with."""
-        row = _PERSON_ROW.pack(self.collection, self.person)
-        return b"likeness person key v1\0" + self.database.encode() + b"\0" + row
+        numbers = _NUMBERS.pack(self.collection, self.person)
+        return b"likeness person key v1\0" + self.database.encode() + b"\0" + numbers
 
 
 @dataclass(frozen=True, slots=True)
 class EncryptedTemplate:
     """One encrypted embedding and what it takes to decrypt it."""
 
-    owner: PersonRow
-    person_key: WrappedKey
+    binding: KeyBinding
+    data_key: WrappedKey
     face_id: str
     ciphertext: bytes
 
@@ -42,29 +43,29 @@ class EncryptedTemplate:
 class EmbeddingCipher:
     """Encrypts and decrypts what databases hold. Thread-safe.
 
-    A person's key can be decrypted only in the row (database, collection, person) it was made for,
-    an embedding only under its person's key and its own face id: no row can be put in the place of
-    another.
+    A data key can be decrypted only for the person (database, collection, person) it was made for,
+    an embedding only under its person's data key and its own face id: no row can be put in the
+    place of another.
     """
 
     def __init__(self, ring: KeyRing) -> None:
         self.ring = ring
 
-    def new_person_key(self, owner: PersonRow) -> tuple[DataKey, WrappedKey]:
-        """A new key for a person, and how it is stored."""
+    def new_data_key(self, binding: KeyBinding) -> tuple[DataKey, WrappedKey]:
+        """A new data key for a person, and how it is stored."""
         key = DataKey.new()
-        return key, self.ring.wrap(key, owner.context)
+        return key, self.ring.wrap(key, binding.context)
 
-    def decrypt_person_key(self, owner: PersonRow, wrapped: WrappedKey) -> DataKey:
-        """A person's key. Raises EncryptionKeyMissing or DamagedData."""
-        return self.ring.unwrap(wrapped, owner.context)
+    def decrypt_data_key(self, binding: KeyBinding, wrapped: WrappedKey) -> DataKey:
+        """A person's data key. Raises EncryptionKeyMissing or DamagedData."""
+        return self.ring.unwrap(wrapped, binding.context)
 
-    def rewrap_person_key(self, owner: PersonRow, wrapped: WrappedKey) -> WrappedKey:
+    def rewrap_data_key(self, binding: KeyBinding, wrapped: WrappedKey) -> WrappedKey:
         """The same key under the active key: how keys are rotated, the embeddings untouched.
 
         Raises EncryptionKeyMissing or DamagedData.
         """
-        return self.ring.rewrap(wrapped, owner.context)
+        return self.ring.rewrap(wrapped, binding.context)
 
     def encrypt_embedding(self, key: DataKey, face_id: str, embedding: FloatArray) -> bytes:
         """A (d,) embedding as d * 4 + 29 bytes."""
@@ -79,9 +80,9 @@ class EmbeddingCipher:
         target = vectors.reshape(-1).view(np.uint8).data
         person, key = None, None
         for start, row in enumerate(rows):
-            if key is None or person != (row.owner, row.person_key):
-                person = (row.owner, row.person_key)
-                key = self.decrypt_person_key(*person)
+            if key is None or person != (row.binding, row.data_key):
+                person = (row.binding, row.data_key)
+                key = self.decrypt_data_key(*person)
             here = target[start * size : (start + 1) * size]
             key.decrypt_into(row.ciphertext, face_context(row.face_id), here)
         return vectors.astype(np.float32, copy=False)

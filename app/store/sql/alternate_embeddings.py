@@ -102,7 +102,7 @@ class AlternateEmbeddingStore:
             return bytes(row.crop)
         codec = self._database.codec
         try:
-            key = codec.known_key(connection, collection, row.person)
+            key = codec.known_data_key(connection, collection, row.person)
             return codec.opened_crop(key, row.face_id, row.crop)
         except DamagedData:  # one damaged face keeps no other from being embedded
             return None
@@ -118,7 +118,7 @@ class AlternateEmbeddingStore:
             rows, codec = [], self._database.codec
             encrypted = 0
             for row in connection.execute(query).all():
-                key = codec.person_key(connection, collection, row.person)
+                key = codec.data_key(connection, collection, row.person)
                 if key is not None:  # at the cut-over both are encrypted, or neither
                     encrypted += encrypt_plain(connection, codec, key, templates.c.id == row.id)
                 rows.append(
@@ -177,7 +177,7 @@ class AlternateEmbeddingStore:
             .order_by(templates.c.id, alternate_embeddings.c.embedding_space)
         )  # fmt: skip
         with self._database.reading() as connection:
-            key = codec.known_key(connection, get_again(connection, collection), person)
+            key = codec.known_data_key(connection, get_again(connection, collection), person)
             for row in connection.execute(query):
                 plain = codec.moved((key, None), face_context(row.face_id), row)
                 one = AlternateEmbedding(row.embedding_space, plain_vector(plain))
@@ -244,7 +244,7 @@ class AlternateEmbeddingStore:
             _has_alternate(embedding_space, alternate_embeddings.c.sealed),
         )  # fmt: skip
         for person in connection.execute(replaced).scalars().all():
-            key = self._database.codec.person_key(connection, collection, person)
+            key = self._database.codec.data_key(connection, collection, person)
             if key is None:
                 raise EncryptionKeyMissing(NO_KEY)
             encrypt_plain(connection, self._database.codec, key, templates.c.person == person)

@@ -103,7 +103,7 @@ class Corrections:
         the face ids of those that were deleted because the new person has the same photo, each with
         the id of that face."""
         codec = self._database.codec
-        old, new = (codec.person_key(connection, collection, one) for one in people)
+        old, new = (codec.data_key(connection, collection, one) for one in people)
         new_keys, duplicates = list[int](), dict[str, str]()
         for start in range(0, len(keys), FACES_AT_ONCE):
             some = keys[start : start + FACES_AT_ONCE]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Select, bindparam, select, update
 
-from app.encryption.embeddings import EmbeddingCipher, EncryptedTemplate, PersonRow
+from app.encryption.embeddings import EmbeddingCipher, EncryptedTemplate, KeyBinding
 from app.encryption.ring import DataKey, WrappedKey
 from app.errors import DamagedData, EncryptionKeyMissing, PersonNotFound
 from app.store.records import CollectionRecord
@@ -85,10 +85,10 @@ class EmbeddingRowCodec:
             )
         return made
 
-    def known_key(
+    def known_data_key(
         self, connection: Connection, collection: CollectionRecord, person: int
     ) -> DataKey | None:
-        """The person's key, if there is one. Raises EncryptionKeyMissing or DamagedData, and
+        """The person's data key, if there is one. Raises EncryptionKeyMissing or DamagedData, and
         PersonNotFound if the person was deleted before the transaction began."""
         if self.cipher is None:
             return None
@@ -103,18 +103,18 @@ class EmbeddingRowCodec:
         if self.cipher is None or row.data_key is None:
             return None
         wrapped = WrappedKey(row.key_id, row.data_key)
-        return self.cipher.decrypt_person_key(person_row(collection, row.id), wrapped)
+        return self.cipher.decrypt_data_key(key_binding(collection, row.id), wrapped)
 
     # --- write -------------------------------------------------------------------------------
 
-    def person_key(
+    def data_key(
         self, connection: Connection, collection: CollectionRecord, person: int
     ) -> DataKey | None:
-        """The person's key, made and stored if there is none yet; None without encryption."""
-        known = self.known_key(connection, collection, person)
+        """The person's data key, made and stored if there is none yet; None without encryption."""
+        known = self.known_data_key(connection, collection, person)
         if self.cipher is None or known is not None:
             return known
-        key, wrapped = self.cipher.new_person_key(person_row(collection, person))
+        key, wrapped = self.cipher.new_data_key(key_binding(collection, person))
         new = {"person": person, "wrapped": wrapped.ciphertext, "by": wrapped.key_id}
         _SET_DATA_KEY.run(connection, new)
         return key
@@ -158,16 +158,16 @@ def crop_context(face_id: str) -> bytes:
     return b"likeness crop v1\0" + face_id.encode()
 
 
-def person_row(collection: CollectionRecord, person: int) -> PersonRow:
-    """The row of a person's key, in the database that the collection was read from: a restore
-    replaces its id while services run."""
-    return PersonRow(collection.database, collection.key, person)
+def key_binding(collection: CollectionRecord, person: int) -> KeyBinding:
+    """What a person's data key is bound to. The database is the one that the collection was read
+    from: a restore replaces its id while services run."""
+    return KeyBinding(collection.database, collection.key, person)
 
 
 def _encrypted(collection: CollectionRecord, row: Any) -> EncryptedTemplate:
     wrapped = WrappedKey(row.key_id, row.data_key)
-    owner = person_row(collection, row.owner_key)
-    return EncryptedTemplate(owner, wrapped, row.encrypted_face, row.embedding)
+    binding = key_binding(collection, row.owner_key)
+    return EncryptedTemplate(binding, wrapped, row.encrypted_face, row.embedding)
 
 
 def plain_vector(blob: bytes) -> FloatArray:

@@ -117,7 +117,7 @@ class EmbeddingStore:
             for row, vector in zip(rows, vectors, strict=True):
                 crop = row.crop
                 if row.crop_sealed:
-                    key = self._database.codec.known_key(connection, collection, row.person)
+                    key = self._database.codec.known_data_key(connection, collection, row.person)
                     crop = self._database.codec.opened_crop(key, row.face_id, crop)
                 # Encrypted rows hold a mark of their person's own, which means nothing elsewhere.
                 digest = None if row.sealed else row.content_digest

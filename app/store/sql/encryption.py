@@ -8,7 +8,7 @@ from app.errors import DamagedData, EncryptionKeyError, EncryptionKeyMissing
 from app.store.database import Database
 from app.store.records import CollectionRecord, EncryptionState, Reencrypted
 from app.store.sql.audit_log import note
-from app.store.sql.embedding_rows import EmbeddingRowCodec, person_row
+from app.store.sql.embedding_rows import EmbeddingRowCodec, key_binding
 from app.store.sql.lookups import count_rows, is_live, lock_collection
 from app.store.sql.tables import (
     alternate_embeddings,
@@ -125,12 +125,12 @@ class EncryptionStore:
         self, connection: Connection, collection: CollectionRecord, person: int,
         cipher: EmbeddingCipher,
     ) -> DataKey:  # fmt: skip
-        key = self._database.codec.person_key(connection, collection, person)
+        key = self._database.codec.data_key(connection, collection, person)
         assert key is not None, "there is a cipher"
         query = select(persons.c.data_key, persons.c.key_id).where(persons.c.id == person)
         row = connection.execute(query).one()
         wrapped = WrappedKey(row.key_id, row.data_key)
-        again = cipher.rewrap_person_key(person_row(collection, person), wrapped)
+        again = cipher.rewrap_data_key(key_binding(collection, person), wrapped)
         if again != wrapped:
             connection.execute(
                 update(persons)

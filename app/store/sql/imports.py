@@ -297,7 +297,7 @@ class _People:
                     note_consent(self.connection, self.collection.name, key, until)
             keys |= made
         for key in keys.values() - self.data_keys.keys():
-            made_key = self.codec.person_key(self.connection, self.collection, key)
+            made_key = self.codec.data_key(self.connection, self.collection, key)
             if made_key is not None:
                 self.data_keys[key] = made_key
         return keys

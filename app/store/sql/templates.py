@@ -260,7 +260,7 @@ class _Put:
         if needs_consent(collection):
             until = get_person(connection, collection, person_id).consent_until
             require_consent(collection, person_id, until, self.now)
-        data_key = self.codec.person_key(connection, collection, key)
+        data_key = self.codec.data_key(connection, collection, key)
         known_as = new_person_id(person_id) if person is None else person.person_id
         return _Owner(key, known_as, data_key, person is None)
 
