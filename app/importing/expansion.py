@@ -35,7 +35,7 @@ class Budget:
     def take(self, count: int) -> None:
         """Count bytes that are read. Raises ImportSourceError if they are too many."""
         self._read += count
-        self._check()
+        self.check()
 
     def table(self, file: BinaryIO) -> BinaryIO:
         """The archive's table, whose bytes are counted as they are read; `rows` gives its rows."""
@@ -44,15 +44,17 @@ class Budget:
     def take_of_table(self, count: int) -> None:
         """The same as `take`, for bytes of the table."""
         self._of_table += count
-        self._check()
+        self.check()
 
     def rows(self, rows: Iterable[T]) -> Iterator[T]:
         """The rows of the table, counted as they are given."""
         for row in rows:
             self._rows += 1
+            self.check()
             yield row
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise ImportSourceError if too many were read: that is the fault of no single row."""
         if self._size is None:
             return
         most = max(MAX_EXPANSION * self._size, LEAST_EXPANDED)

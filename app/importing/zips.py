@@ -226,7 +226,9 @@ class _Zip:
         """Every file, by path."""
         layout = given_layout(self._options) or self._surveyed()
         for path, info in self.files.items():
-            yield self._row(layout, path, info)
+            row = self._row(layout, path, info)
+            self._budget.check()
+            yield row
 
     def _surveyed(self) -> Layout:
         survey = Survey()

@@ -164,19 +164,25 @@ def test_a_few_bytes_that_expand_to_many_end_the_import(
     assert len(list(tar_rows(path, OPTIONS))) == 3
 
 
-def test_members_of_a_zip_that_expand_to_many_bytes_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("table", [False, True])
+def test_members_of_a_zip_that_expand_to_many_bytes_end_the_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: bool
 ) -> None:
     """The rows before them are kept."""
     path = tmp_path / "zeros.zip"
+    names = [f"ada/{number}.jpg" for number in range(1, 6)]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("ada/1.jpg", b"photo")
-        for number in range(2, 5):
-            archive.writestr(f"ada/{number}.jpg", bytes(MIB))
-    monkeypatch.setattr(expansion, "LEAST_EXPANDED", 2 * MIB + 100)
-    rows = list(rows_of([str(path)], OPTIONS))
-    assert [row.problem is None for row in rows] == [True, True, True, False]
-    assert "expands to more than" in problems(rows)[3]
+        if table:
+            lines = "".join(f"ada,{name}\n" for name in names)
+            archive.writestr("manifest.csv", f"person_id,image\n{lines}")
+        archive.writestr(names[0], b"photo")
+        for name in names[1:]:
+            archive.writestr(name, bytes(MIB))
+    monkeypatch.setattr(expansion, "LEAST_EXPANDED", 2 * MIB + 1_000)
+    rows: list[Row] = []
+    with pytest.raises(ImportSourceError, match="expands to more than"):
+        rows.extend(rows_of([str(path)], OPTIONS))
+    assert problems(rows) == [""] * 3
 
 
 def test_a_table_of_a_zip_that_expands_to_many_bytes_is_refused(
