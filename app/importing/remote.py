@@ -108,7 +108,7 @@ class RemoteImport:
         # Called with the reason while the server is busy or away, and with "" when it is back.
         self.watch_server: Callable[[str], None] = lambda _reason: None
         self._done = 0
-        self._poll_s = POLL_S  # longer once the key has reached a limit
+        self._poll_s = POLL_S  # longer while the key has reached a limit
 
     def ensure_collection(self) -> str:
         """The embedding space of the collection, which is made if missing. Raises
@@ -269,10 +269,11 @@ class RemoteImport:
                 reason, asked = f"{error}.", ""
             else:
                 if not _is_temporary(answer):
+                    self._poll_s = max(POLL_S, self._poll_s / 2)
                     self.watch_server("")
                     return answer
                 reason, asked = _detail(answer), answer.headers.get("Retry-After", "")
-                if answer.status_code in LIMITED:
+                if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
                     self._poll_s = max(self._poll_s, _pause(0, asked))
             if attempt < ATTEMPTS - 1:
                 self.watch_server(f"The import waits for {self._client.base_url}: {reason}")

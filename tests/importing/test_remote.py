@@ -275,16 +275,18 @@ def test_a_limit_of_the_key_is_waited_for(proxy: str, monkeypatch: pytest.Monkey
 def test_a_limited_key_is_not_used_up_by_asking_for_progress(
     proxy: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is asked less often after a limit, and gradually more often again."""
     slept: list[float] = []
     monkeypatch.setattr(module.time, "sleep", slept.append)
     running = (200, {}, b'{"state": "running"}')
-    limited = problem(429, "rate_limited", **{"Retry-After": "2"})
+    limited = problem(429, "rate_limited", **{"Retry-After": "4"})
+    slowest = problem(408, "request_timeout", **{"Retry-After": "1"})  # no limit of the key
     Proxy.answers = [
-        (200, {}, b'{"embedding_space": "es"}'), (200, {}, b'{"import_id": "i"}'), running,
-        limited, running, running, (200, {}, b'{"state": "done"}'), (404, {}, b""),
+        (200, {}, b'{"embedding_space": "es"}'), slowest, (200, {}, b'{"import_id": "i"}'),
+        running, limited, *[running] * 5, (200, {}, b'{"state": "done"}'), (404, {}, b""),
     ]  # fmt: skip
     assert run(proxy, embeddings(services, 1), "default") == []
-    assert slept == [module.POLL_S, 2.0, 2.0, 2.0]
+    assert slept == [1.0, module.POLL_S, 4.0, 2.0, 1.0, 0.5, 0.25, module.POLL_S]
 
 
 @pytest.mark.parametrize(
