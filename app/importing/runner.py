@@ -75,6 +75,7 @@ class ImportRunner:
         self._unsaved: dict[str, ImportJob] = {}  # ended here, on a full disk
         self._retries = Retries()
         self._failure: Exception | None = None  # of the last look at the folder
+        self._tidied_at = datetime.min.replace(tzinfo=UTC)
         self._stopping = threading.Event()
         self._look = threading.Event()
         self._thread = threading.Thread(target=self._work, name="imports", daemon=True)
@@ -139,31 +140,32 @@ class ImportRunner:
     def _work(self) -> None:
         """Acquire the folder's lock, then do the imports that are queued."""
         held: int | None = None
-        tidied_at = datetime.min.replace(tzinfo=UTC)
         try:
             while not self._stopping.is_set():
                 self._look.clear()
                 try:
                     held = held or self._folder.become_runner()
-                    if held is not None and self._clock() - tidied_at > TIDY_EVERY:
-                        self._folder.tidy(lambda job: self._is_old(job) or self._is_left_over(job))
-                        self._end_without_archive()
-                        tidied_at = self._clock()
-                    while held is not None and (job := self._next()) is not None:
-                        self._failure = None
-                        self._do(job)
+                    if held is not None:
+                        self._do_queued()
                     self._failure = None
                 except Exception as error:  # noqa: BLE001 (a job of another version, no memory)
-                    self._note(error)
+                    if self._failure is None:
+                        log(logging.ERROR, "the folder of the imports cannot be used", error)
+                    self._failure = error
                 self._look.wait(LOOK_EVERY_S)
         finally:
             if held is not None:  # another process can go on
                 os.close(held)
 
-    def _note(self, error: Exception) -> None:
-        if self._failure is None:
-            log(logging.ERROR, "the folder of the imports cannot be used", error)
-        self._failure = error.with_traceback(None)
+    def _do_queued(self) -> None:
+        """Tidy the folder once in a while, then do the imports that are queued."""
+        if self._clock() - self._tidied_at > TIDY_EVERY:
+            self._folder.tidy(lambda job: self._is_old(job) or self._is_left_over(job))
+            self._end_without_archive()
+            self._tidied_at = self._clock()
+        while (job := self._next()) is not None:
+            self._failure = None
+            self._do(job)
 
     def _is_old(self, job: ImportJob) -> bool:
         kept = timedelta(days=self._services.settings.import_report_days)
