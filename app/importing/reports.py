@@ -24,7 +24,8 @@ from app.telemetry.logs import log
 # The deletions that are not erased from the reports yet, and the lock of the process that erases
 # them; neither is a possible name of a job.
 SPOOL, ERASING = "deleted", "erasing"
-# A deletion is noted before it is committed. If it is not committed in this time, the note lapses.
+# A deletion is noted before it is committed, which can take minutes with PostgreSQL. If it is not
+# committed in this time, the note lapses.
 LAPSES_AFTER = timedelta(minutes=10)
 # Members of a line of a report that name a person; the group is the JSON text of the value. A line
 # from which one person was erased has no space after the colon.
@@ -106,7 +107,7 @@ class ReportEraser:
             notes = self._notes()
         if not notes:
             self._settle(None, ())
-        # Asked when it is needed: notes of running imports need no query each second.
+        # Asked lazily: notes of running imports need no query each second.
         is_gone = cache(lambda note: not self._is_there(note.collection, note.person_id))
         failed: OSError | None = None
         for import_id in self._ended(notes):
@@ -271,26 +272,27 @@ def _rows(
 def _lines_about(file: BinaryIO, person_id: str, check: Callable[[], None]) -> Iterator[bytes]:
     """The lines that name a person. A report may have millions of others, so pieces of it that
     cannot name the person are not divided into lines."""
-    text = json.dumps(person_id).encode()
-    begun = b""
+    id_json = json.dumps(person_id).encode()
+    unfinished_line = b""
     while piece := file.read(PIECE):
         check()
-        lines, _, begun = (begun + piece).rpartition(b"\n")
-        if _may_be(text, lines):
-            yield from (line for line in lines.splitlines() if _names(line, text, person_id))
-    if _names(begun, text, person_id):
-        yield begun
+        lines, _, unfinished_line = (unfinished_line + piece).rpartition(b"\n")
+        if _may_contain(lines, id_json):
+            yield from (line for line in lines.splitlines() if _names(line, id_json, person_id))
+    if _names(unfinished_line, id_json, person_id):
+        yield unfinished_line
 
 
-def _may_be(text: bytes, found: bytes) -> bool:
-    """Whether an id is there as `text`, its JSON, or perhaps in another Unicode form: such a form
-    has characters that JSON writes with a backslash, or that are not ASCII."""
-    return text in found or b"\\u" in found or not found.isascii()
+def _may_contain(text: bytes, id_json: bytes) -> bool:
+    """Whether a person's id is in a text as `id_json`, or perhaps in another Unicode form: such a
+    form has characters that JSON writes with a backslash, or that are not ASCII."""
+    return id_json in text or b"\\u" in text or not text.isascii()
 
 
-def _names(line: bytes, text: bytes, person_id: str) -> bool:
+def _names(line: bytes, id_json: bytes, person_id: str) -> bool:
     return any(
-        _may_be(text, found) and name_in(found) == person_id for found in NAMES.findall(line)
+        _may_contain(found, id_json) and name_in(found) == person_id
+        for found in NAMES.findall(line)
     )
 
 

@@ -266,15 +266,15 @@ async def read_import_report(context: Context, collection: Collection, import_id
 
 async def _whole_lines(file: BinaryIO, size: int) -> AsyncIterator[bytes]:
     """The lines within the first `size` bytes. The file may grow meanwhile."""
-    begun = b""
+    unfinished_line = b""
     with file:
         while size > 0 and (piece := await asyncio.to_thread(file.read, min(size, REPORT_PIECE))):
             size -= len(piece)
             lines, end, rest = piece.rpartition(b"\n")
             if end:
-                yield begun + lines + end
-                begun = b""
-            begun += rest
+                yield unfinished_line + lines + end
+                unfinished_line = b""
+            unfinished_line += rest
 
 
 @router.delete("/{import_id}", responses=problems(OF_IMPORT, ANY_WRITE))
