@@ -22,18 +22,17 @@ SOURCES = [
 READ = rf"(?:environ(?:\.get)?[\[(]|getenv\(|envvar=|\$\{{)\s*[\"']?({NAME})"
 
 
-SECTIONS = ("Listening", "Data", "Networks", "Limits of requests", "Imports into the service")
+OTHERS = "\n## Read elsewhere\n"  # the section of variables that are not settings
 # The words for a regular expression.
 PATTERNS = {r"^(/[^/?#]+)*$": "`/part`, or several such parts; no `?` and no `#`"}
 
 
 def table(column: int) -> dict[str, str]:
     """A column of the tables of settings, by the name in column 0."""
-    rows = [
-        re.findall(rf"^\| `({NAME})` \| (.*?) \| (.*?) \| ", text, re.MULTILINE)
-        for text in (PAGE.partition(f"## {one}\n")[2].partition("\n## ")[0] for one in SECTIONS)
-    ]
-    return {row[0]: row[column] for section in rows for row in section}
+    settings, found, _ = PAGE.partition(OTHERS)
+    assert found
+    rows = re.findall(rf"^\| `({NAME})` \| (.*?) \| (.*?) \| ", settings, re.MULTILINE)
+    return {row[0]: row[column] for row in rows}
 
 
 def printed(default: Any) -> str:
