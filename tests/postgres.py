@@ -25,6 +25,10 @@ from app.store.schema import migrate
 START_SECONDS = 60
 # A server refuses to run as root; this user owns nothing and is on every Unix.
 UNPRIVILEGED = "nobody"
+# What a server that no test cuts off from power does not need, and which takes processor time.
+NOT_DURABLE = (
+    "fsync=off", "full_page_writes=off", "wal_level=minimal", "max_wal_senders=0", "autovacuum=off",
+)  # fmt: skip
 
 
 # Only Linux has it.
@@ -50,7 +54,7 @@ class PostgresServer:
 
     def __init__(self, binaries: Path, *, fsync: bool = False) -> None:
         # Most tests are about how we use it, not about whether it survives a power cut.
-        self._fsync = "on" if fsync else "off"
+        self._settings = () if fsync else NOT_DURABLE
         self.folder = Path(tempfile.mkdtemp(prefix="likeness-pg-"))
         self._user = UNPRIVILEGED if os.geteuid() == 0 else None
         if self._user is not None:
@@ -80,7 +84,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start it and wait until it answers."""
         command = [self._binaries / "postgres", "-D", self._data, "-k", self.folder, "-h", ""]
-        for setting in (f"fsync={self._fsync}", "max_connections=200", "shared_buffers=32MB"):
+        for setting in (*self._settings, "max_connections=200", "shared_buffers=32MB"):
             command += ["-c", setting]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
