@@ -24,7 +24,7 @@ from app.faces.detect import Detector
 from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits, decode_image
-from app.inference import session
+from app.inference import packs, session
 from app.inference.cuda import CPU_PROVIDER
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
@@ -110,6 +110,21 @@ def _log_as_before() -> Iterator[None]:
     before = [*logger.handlers], logger.level, logger.propagate
     yield
     logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _committed_networks_are_read_once() -> Iterator[None]:
+    """The digest of a file of models/ is the same each time, and takes most of a service's start
+    that is left when networks are kept open."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("digest", "require_own_weights"):
+            patch.setattr(packs, name, _once_for_committed(getattr(packs, name)))
+        yield
+
+
+def _once_for_committed(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    again = functools.cache(read)
+    return lambda path: (again if MODELS in path.resolve().parents else read)(path)
 
 
 @pytest.fixture(scope="session", autouse=True)
