@@ -34,6 +34,7 @@ from app.store import database
 from app.store.backends import sqlite
 from app.telemetry.logs import LOGGER_NAME
 from app.types import Image
+from tests.remembered import RememberingSession
 from tests.waiting import PATIENCE_S
 
 # First calls load libraries, and shared machines pause: a test says itself where time matters.
@@ -139,7 +140,7 @@ def _committed_networks_are_opened_once() -> Iterator[None]:
         if source.content is not None or wanted != [CPU_PROVIDER] or MODELS not in path.parents:
             return open_again(source, wanted)
         if path not in opened:
-            opened[path] = open_again(source, wanted)
+            opened[path] = RememberingSession(open_again(source, wanted))
         return opened[path]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -13,6 +13,7 @@ from app.inference.pack_spec import DetectorSpec
 from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import Detections, FloatArray, Image
+from tests.remembered import networks_run_each_time  # noqa: F401 (pytest finds fixtures by name)
 
 LoadDetector = Callable[..., Detector]
 
