@@ -89,7 +89,12 @@ def test_every_limit_of_a_gate_is_listed() -> None:
 
 def said(cell: str) -> object:
     """The default that a cell of the table states."""
-    words = {"null": None, "false": False, "no limits": OPEN_GATE, "mild": MILD_GATE}
+    words = {
+        "null": None,
+        "false": False,
+        "no limits": OPEN_GATE,
+        "the [mild gate](#gates)": MILD_GATE,
+    }
     if cell in words:
         return words[cell]
     return cell.strip("`") if cell.startswith("`") else float(cell)
