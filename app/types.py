@@ -17,6 +17,8 @@ FloatArray = NDArray[np.float32]
 
 JsonObject = Mapping[str, Any]
 
+MAX_DIMENSION = 8192  # numbers of an embedding
+
 # One number for all channels of an image, or one each in the order a network takes them.
 Channels: TypeAlias = float | tuple[float, float, float]
 

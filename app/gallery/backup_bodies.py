@@ -8,52 +8,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    Column,
-    Connection,
-    Engine,
-    Table,
-    delete,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
 from sqlalchemy.exc import DataError, IntegrityError
 
 from app.errors import BackupDamaged, BackupError
+from app.gallery.backup_keys import BackupKeys
+from app.gallery.backup_rows import TABLES, ForeignBody, is_key, read_row, rule_of, shown
 from app.store.backends import backend_of
 from app.store.database import Database
-from app.store.metadata import CorrectedMetadata, as_storable, find_problem, read_stored
+from app.store.metadata import CorrectedMetadata
 from app.store.schema import newest_revision
 from app.store.sql import tables
 from app.store.sql.audit_log import DATABASE_RESTORED, note
-from app.store.sql.changes import STAMP_BYTES
+from app.store.sql.changes import RESTORED, STAMP_BYTES
 from app.store.sql.consents import rebuild_consents
 from app.store.sql.integrity import compose_ids
 from app.store.sql.lookups import count_rows, is_live
-from app.store.sql.tables import MetadataColumn
 from app.store.sql.terms import rebuild_terms
 
 ROWS_AT_ONCE = 500
-# A database that gave out a key near the end of its range could give out none after it.
-HIGHEST_KEY = 2**62
 _ADVICE = "Nothing was changed. Take another copy of it, or another backup."
-# In an order in which each row finds what it refers to. Terms of metadata are not among them, as
-# they are derived from it; nor are answers kept for Idempotency-Keys: they are gone in a day, and a
-# retry after a restore must be done again. Access keys, their use and the audit log stay as they
-# are: a restore must not bring back a revoked key (docs/database.md).
-TABLES: tuple[Table, ...] = (
-    tables.collections,
-    tables.calibrations,
-    tables.encryption_keys,
-    tables.persons,
-    tables.declared_pairs,
-    tables.templates,
-    tables.crops,
-    tables.alternate_embeddings,
-    tables.changes,
-)
 
 
 def dump(engine: Engine) -> Iterator[Mapping[str, Any]]:
@@ -93,9 +67,6 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-RESTORED = "restore"  # kind of change; names no template
-
-
 @dataclass(frozen=True, slots=True)
 class Held:
     """The numbers of rows in a backup by table. After a restore also: how many objects of metadata
@@ -107,13 +78,87 @@ class Held:
     clashes: int = 0
 
 
+class _Contents:
+    """A backup's header and rows, each checked before it is used: a check of a backup and a restore
+    read it by this alone."""
+
+    def __init__(self, bodies: Iterator[Any]) -> None:
+        """Read the header. Raises BackupDamaged, or BackupError for one of a newer version."""
+        self._bodies = bodies
+        self._keys = BackupKeys()
+        self.header = _header(bodies)
+        self.counts: Counter[str] = Counter()
+        self.corrected = 0  # objects of metadata or quality
+
+    def rows(self) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
+        """The rows by table, as they can be stored. Raises BackupDamaged."""
+        for number, body in enumerate(self._bodies, 1):  # block 0 is the header
+            try:
+                if isinstance(body, dict) and "end" in body:
+                    self._end(body["end"])
+                    return
+                block = self._block(body)
+            except ForeignBody as error:
+                raise BackupDamaged(
+                    f"The backup's block {number} is not one that this version of Likeness writes: "
+                    f"{error}. {_ADVICE}"
+                ) from error
+            yield block
+        raise BackupDamaged(
+            f"The backup of {self.header['database']} was cut short: its end is missing. Nothing "
+            "was changed. Take another copy of it."
+        )
+
+    def _block(self, body: Any) -> tuple[Table, list[dict[str, Any]]]:
+        if not isinstance(body, dict) or not {"table", "rows"} <= body.keys():
+            raise ForeignBody("it holds no rows of a table")
+        table = next((one for one in TABLES if one.name == body["table"]), None)
+        if table is None:
+            raise ForeignBody(f"there is no table {body['table']!a} in a backup")
+        if not isinstance(body["rows"], list) or not body["rows"]:
+            raise ForeignBody(f"its rows of '{table.name}' are missing")
+        rows = [read_row(table, row) for row in body["rows"]]
+        self._keys.add(table, rows)
+        self.counts[table.name] += len(rows)
+        self.corrected += sum(
+            isinstance(value, CorrectedMetadata) for row in rows for value in row.values()
+        )
+        return table, rows
+
+    def _end(self, counts: Any) -> None:
+        if not isinstance(counts, dict):
+            raise ForeignBody(f"its counts are {shown(counts)}, not an object")
+        if {name: count for name, count in counts.items() if count} != dict(self.counts):
+            raise BackupDamaged(
+                "The backup's counts differ from its rows. Nothing was "
+                "changed. Take another copy of it."
+            )
+        if any(True for _ in self._bodies):
+            raise BackupDamaged(f"The backup continues after its end. {_ADVICE}")
+        self.check_keys()
+
+    def check_keys(self) -> None:
+        """Raises BackupDamaged if rows that were read so far do not belong together."""
+        try:
+            self._keys.check()
+        except ForeignBody as error:
+            raise BackupDamaged(
+                f"The backup's rows contradict one another: {error}. {_ADVICE}"
+            ) from error
+
+    def last_keys(self) -> dict[str, int]:
+        """The highest key that each table ever gave out."""
+        held = self._keys.highest()
+        known = self.header["last_keys"]
+        return {name: max(known.get(name, 0), held.get(name, 0)) for name in {**known, **held}}
+
+
 def verify(bodies: Iterator[Any]) -> Held:
-    """Read a backup through. Raises BackupDamaged."""
-    header = _header(bodies)
-    counts: Counter[str] = Counter()
-    for table, rows, _ in _rows(bodies, header, counts):
-        counts[table.name] += len(rows)
-    return Held(dict(counts))
+    """Read a backup through. Raises BackupDamaged, or BackupError for one of a newer version."""
+    contents = _Contents(bodies)
+    for _ in contents.rows():
+        pass
+    return Held(dict(contents.counts))
 
 
 def load(
@@ -127,10 +172,8 @@ def load(
     corrected copy. Raises BackupError, BackupDamaged, StoreFull or StoreUnavailable, and then
     nothing is changed.
     """
-    header = _header(bodies)
-    counts: Counter[str] = Counter()
+    contents = _Contents(bodies)
     database = Database(engine, audit_key=audit_key)
-    changed = 0
     with database.writing() as connection:
         backend_of(engine).be_patient(connection)
         if not replace and _occupied(connection):
@@ -141,28 +184,28 @@ def load(
         for table in (tables.metadata_terms, *reversed(TABLES)):
             connection.execute(delete(table))
         connection.execute(delete(tables.idempotency))
-        connection.execute(update(tables.database).values(id=header["database"]))
-        for table, rows, corrected in _rows(bodies, header, counts):
-            counts[table.name] += len(rows)
-            changed += corrected
-            _insert(connection, table, rows)
+        connection.execute(update(tables.database).values(id=contents.header["database"]))
+        for table, rows in contents.rows():
+            _insert(connection, table, rows, contents)
         clashes = compose_ids(connection)
         rebuild_terms(connection)
         rebuild_consents(connection)
         _mark(connection)
-        note(connection, DATABASE_RESTORED, rows=dict(counts))
-        backend_of(engine).set_last_keys(connection, header["last_keys"])
+        note(connection, DATABASE_RESTORED, rows=dict(contents.counts))
+        backend_of(engine).set_last_keys(connection, contents.last_keys())
     database.eraser.erase()  # the replaced rows; if that fails now, a service does it later
-    return Held(dict(counts), changed, clashes)
+    return Held(dict(contents.counts), contents.corrected, clashes)
 
 
-def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+def _insert(
+    connection: Connection, table: Table, rows: list[dict[str, Any]], contents: _Contents
+) -> None:
     try:
         connection.execute(insert(table), rows)
     except (IntegrityError, DataError) as error:
+        contents.check_keys()  # names the rows
         raise BackupDamaged(
-            f"The backup's rows of the table '{table.name}' contradict one another, or lack what "
-            f"this version stores. {_ADVICE}"
+            f"The database refuses the backup's rows of the table '{table.name}'. {_ADVICE}"
         ) from error
 
 
@@ -170,50 +213,21 @@ def _header(bodies: Iterator[Any]) -> Mapping[str, Any]:
     header = next(bodies, None)
     if not isinstance(header, dict) or not {"schema", "database", "last_keys"} <= header.keys():
         raise BackupDamaged("The backup has no header. Nothing was changed.")
-    for name, expected in (("schema", str), ("database", str), ("last_keys", dict)):
-        if not isinstance(header[name], expected):
+    schema, last_keys = header["schema"], header["last_keys"]
+    valid = {
+        "schema": isinstance(schema, str),
+        "database": rule_of(tables.database.c.id).read(header["database"]) is not None,
+        "last_keys": isinstance(last_keys, dict) and all(map(is_key, last_keys.values())),
+    }
+    for name, is_valid in valid.items():
+        if not is_valid:
             raise BackupDamaged(f"The backup's header has no valid '{name}'. {_ADVICE}")
-    if header["schema"] > newest_revision():
+    if schema > newest_revision():
         raise BackupError(
-            f"The backup was made by a newer version of Likeness (schema {header['schema']}, this "
-            f"one has {newest_revision()}). Restore it with that version."
+            f"The backup was made by a newer version of Likeness (schema {schema}, this one has "
+            f"{newest_revision()}). Restore it with that version."
         )
-    for key in header["last_keys"].values():
-        if not isinstance(key, int) or not 0 <= key <= HIGHEST_KEY:
-            raise BackupDamaged(f"The backup's header has no valid 'last_keys'. {_ADVICE}")
     return header
-
-
-def _rows(
-    bodies: Iterator[Any], header: Mapping[str, Any], counts: Counter[str]
-) -> Iterator[tuple[Table, list[dict[str, Any]], int]]:
-    """The rows by table, as they can be stored, and how many objects were corrected for that.
-    Raises BackupDamaged for what no backup has, and unless the counts at the end are those met."""
-    for number, body in enumerate(bodies, 1):  # block 0 is the header
-        try:
-            is_end = isinstance(body, dict) and "end" in body
-            block = None if is_end else _read_block(body)
-            end = {name: n for name, n in body["end"].items() if n} if is_end else {}
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise BackupDamaged(
-                f"The backup's block {number} is not one that this version of Likeness writes: "
-                f"{error}. {_ADVICE}"
-            ) from error
-        if block:
-            yield block
-            continue
-        if end != dict(counts):
-            raise BackupDamaged(
-                "The backup's counts differ from its rows. Nothing was "
-                "changed. Take another copy of it."
-            )
-        for _ in bodies:
-            raise BackupDamaged(f"The backup continues after its end. {_ADVICE}")
-        return
-    raise BackupDamaged(
-        f"The backup of {header['database']} was cut short: its end is missing. Nothing was "
-        "changed. Take another copy of it."
-    )
 
 
 def _occupied(connection: Connection) -> bool:
@@ -223,55 +237,6 @@ def _occupied(connection: Connection) -> bool:
         for table in (tables.persons, tables.collections)
     )
     return bool(people or several > 1)
-
-
-def _read_block(body: Any) -> tuple[Table, list[dict[str, Any]], int]:
-    """The table, its rows and how many objects were corrected. Raises AttributeError, LookupError,
-    TypeError or ValueError if they are not of this version."""
-    if not isinstance(body, dict) or not {"table", "rows"} <= body.keys():
-        raise ValueError("it holds no rows of a table")
-    table = next((one for one in TABLES if one.name == body["table"]), None)
-    if table is None:
-        raise LookupError(f"there is no table {body['table']!r}")
-    kinds = {column.name: _kind(column) for column in table.columns}
-    rows = [_typed(table, kinds, row) for row in body["rows"]]
-    if not rows or any(row.keys() != rows[0].keys() for row in rows):
-        raise ValueError(f"its rows of '{table.name}' are missing, or differ in their columns")
-    return table, rows, sum(_make_storable(table, row) for row in rows)
-
-
-def _kind(column: Column[Any]) -> type:
-    """Of the column's values; `object` for JSON."""
-    return object if isinstance(column.type, JSON | MetadataColumn) else column.type.python_type
-
-
-def _typed(table: Table, kinds: Mapping[str, type], row: Mapping[str, Any]) -> dict[str, Any]:
-    typed = {}
-    for name, value in row.items():
-        if name not in kinds:
-            raise LookupError(f"'{table.name}' has no column {name!r}")
-        kind, found = kinds[name], value
-        if kind is datetime and value is not None:
-            found = datetime.fromisoformat(value)
-        if found is not None and not isinstance(found, kind):
-            raise TypeError(f"a value of {table.name}.{name} is not of its type")
-        if kind is int and isinstance(found, int) and abs(found) > HIGHEST_KEY:
-            raise ValueError(f"{found} in {table.name}.{name} is too large")
-        typed[name] = found
-    return typed
-
-
-def _make_storable(table: Table, row: dict[str, Any]) -> int:
-    """Correct the row's metadata or quality; returns how many objects were changed."""
-    changed = 0
-    for column in table.columns:
-        if isinstance(column.type, MetadataColumn):
-            value = row[column.name]
-            members = read_stored(value) if isinstance(value, str) else value
-            if isinstance(value, str) or find_problem(members) is not None:
-                row[column.name] = as_storable(members)
-                changed += 1
-    return changed
 
 
 def _mark(connection: Connection) -> None:

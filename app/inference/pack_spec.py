@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from app.types import Channels
+from app.types import MAX_DIMENSION, Channels
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PackName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -80,7 +80,7 @@ class RecogniserSpec(PackSection):
     mean: Channels
     std: Annotated[Channels, AfterValidator(_positive)]
     proven_equal_to: Sha256 | None = None
-    dimension: Annotated[int, Field(gt=0, le=8192)]
+    dimension: Annotated[int, Field(gt=0, le=MAX_DIMENSION)]
     template: Literal["arcface_112"] = "arcface_112"
     mirror: bool = False
     licence: str = "unknown"

@@ -19,6 +19,8 @@ from app.store.sql.tables import changes, collections, templates
 ADD, REMOVE = "add", "remove"
 # The collection is of another embedding space: names no template.
 SPACE, NO_TEMPLATE = "space", 0
+# The collection was restored from a backup: names no template, either.
+RESTORED = "restore"
 STAMP_BYTES = 8
 # Limits of the work of one call that prunes.
 COLLECTIONS_AT_ONCE = 100
