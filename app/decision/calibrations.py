@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from app.decision.calibration import MAX_TEMPLATES, Calibration
 from app.decision.comparisons import LabelledEmbeddings
-from app.decision.domain import NO_LIMITS, Domain, SharedDirection
+from app.decision.domain import NO_LIMITS, Domain, SharedDirection, collection_likeness
 from app.decision.fitting import Labelled, calibrate, require_persons
 from app.decision.gallery_issues import suspected_duplicates
 from app.decision.pair_lifts import NO_LIFTS
@@ -248,7 +248,7 @@ def calibrate_collection(
             left_out,
             shared,
             NO_LIMITS if domain is None else domain.limits,
-            NO_LIFTS if domain is None else domain.verification_of(data),
+            NO_LIFTS if domain is None else domain.verification_of(collection_likeness(data)),
         ),
         record.embedding_space,
         gallery.precision,

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.decision.comparisons import LabelledEmbeddings
+from app.decision.comparisons import Indices, LabelledEmbeddings
 from app.decision.pair_lifts import NO_LIFTS, CoveredFaces, PairLifts
 from app.faces.orientation import OrientationLimits
 from app.index.comparator import Comparator
-from app.index.likeness import likeness_of_scores
+from app.index.likeness import likeness_of, likeness_of_scores
 from app.index.port import GallerySize
 from app.inference.pack_spec import ModelPack, Sha256
 from app.telemetry.logs import log
@@ -230,18 +230,18 @@ class Domain(_Section):
     def of(
         cls,
         shared: SharedDirection,
-        data: LabelledEmbeddings,
+        likeness: float,
         limits: Limits,
         verification: PairLifts = NO_LIFTS,
     ) -> "Domain":
-        """The domain of the people whom a calibration is counted on."""
-        likeness = round(labelled_likeness(data), 6)
+        """The domain of people of that likeness, whom a calibration is counted on."""
+        likeness = round(likeness, 6)
         return cls(shared=shared, likeness=likeness, limits=limits, verification=verification)
 
-    def verification_of(self, data: LabelledEmbeddings) -> PairLifts:
+    def verification_of(self, likeness: float) -> PairLifts:
         """The lifts for a calibration that is counted on other people: where these are more alike
         than those here, its thresholds are higher already."""
-        return self.verification.less_typical(self.lift * (labelled_likeness(data) - self.likeness))
+        return self.verification.less_typical(self.lift * (likeness - self.likeness))
 
     def marks(
         self, quality: Quality | None, degradation: float | None, covering: float | None
@@ -270,6 +270,17 @@ class Domain(_Section):
 def labelled_likeness(data: LabelledEmbeddings) -> float:
     """The likeness of labelled people, by the first face of each; of LIKENESS_PERSONS of them at
     most, spread over all."""
+    return likeness_of_scores(data.mated(_first_faces(data)))
+
+
+def collection_likeness(data: LabelledEmbeddings) -> float:
+    """The likeness of the people of a collection: two ids may be of one person. With too few
+    different people it is that of all ids."""
+    found = likeness_of(data.vectors[_first_faces(data)], data.comparator)
+    return labelled_likeness(data) if found is None else found
+
+
+def _first_faces(data: LabelledEmbeddings) -> Indices:
+    """The first face of each person; of LIKENESS_PERSONS persons at most, spread over all."""
     first = np.searchsorted(data.persons, np.arange(data.person_count))
-    some = first[np.unique(np.linspace(0, len(first) - 1, LIKENESS_PERSONS).astype(np.intp))]
-    return likeness_of_scores(data.mated(some))
+    return first[np.unique(np.linspace(0, len(first) - 1, LIKENESS_PERSONS).astype(np.intp))]

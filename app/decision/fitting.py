@@ -30,7 +30,14 @@ from app.decision.comparisons import (
     compare_mated,
     compare_non_mated,
 )
-from app.decision.domain import NO_LIMITS, Domain, Limits, SharedDirection
+from app.decision.domain import (
+    NO_LIMITS,
+    Domain,
+    Limits,
+    SharedDirection,
+    collection_likeness,
+    labelled_likeness,
+)
 from app.decision.pair_lifts import NO_LIFTS, PairLifts
 from app.decision.rates import Floats, clopper_pearson
 from app.errors import NotEnoughData
@@ -150,7 +157,8 @@ class Labelled:
         """The domain of these faces; None where they are compared by the cosine."""
         if self.shared is None:
             return None
-        return Domain.of(self.shared, self.data, self.limits, self.verification)
+        of_people = collection_likeness if self.kind == "collection" else labelled_likeness
+        return Domain.of(self.shared, of_people(self.data), self.limits, self.verification)
 
 
 def calibrate(

@@ -2,8 +2,11 @@
 
 It is a function of the gallery's templates alone, so that every process and every engine finds the
 same: the PERSONS people whose keys have the smallest digests are compared, by the template of each
-with the smallest key.
+with the smallest key. Ids that are probably of one person count as one: a few of them would be the
+most similar pairs of a gallery, and raise its threshold for everybody.
 """
+
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +15,14 @@ from app.index.comparator import Comparator
 from app.types import FloatArray
 
 QUANTILE = 0.99
-# With fewer people a single look-alike, or one person under two ids, would decide.
+# With fewer people a single look-alike would decide.
 LEAST_PERSONS = 40
+# No two people are as similar as that.
+SAME_PERSON = 0.9
+# Nor so many times as far above the median as the 90th percentile of different people is. Chosen on
+# the development half of LFW's people (docs/benchmarks/accuracy.md); there the most similar two of
+# 1,323 people have 3.4, and three quarters of the mated pairs more than 3.6.
+LEADS = 3.0
 PERSONS = 512
 # A filter's people are compared again in each search: 5 ms for 512, 1 ms for so many.
 FILTERED_PERSONS = 256
@@ -25,10 +34,35 @@ Digests = NDArray[np.uint64]
 
 
 def likeness_of(vectors: FloatArray, comparator: Comparator) -> float | None:
-    """The likeness of people given by one template each (n, d); None for too few people."""
+    """The likeness of people given by one template each (n, d), in the order of their digests; None
+    for too few different people."""
     if len(vectors) < LEAST_PERSONS:
         return None
-    return likeness_of_scores(comparator.scores(vectors, vectors)[np.triu_indices(len(vectors), 1)])
+    scores = _of_different(comparator.scores(vectors, vectors), SAME_PERSON)
+    if len(scores) < LEAST_PERSONS:
+        return None
+    median, high = np.quantile(_pairs(scores), (0.5, 0.9))
+    scores = _of_different(scores, float(median + LEADS * (high - median)))
+    return None if len(scores) < LEAST_PERSONS else likeness_of_scores(_pairs(scores))
+
+
+def _pairs(scores: FloatArray) -> FloatArray:
+    """The scores (n, n) of all pairs, once each."""
+    return scores[_upper(len(scores))]
+
+
+@lru_cache(maxsize=4)
+def _upper(people: int) -> NDArray[np.bool_]:
+    return ~np.tri(people, dtype=np.bool_)
+
+
+def _of_different(scores: FloatArray, most: float) -> FloatArray:
+    """The scores (n, n) without the rows and columns of those who are more similar than `most` to
+    somebody before them who is kept."""
+    kept = np.ones(len(scores), np.bool_)
+    for row in np.flatnonzero(((scores > most) & _upper(len(scores))).any(axis=0)):
+        kept[row] = not (scores[:row, row][kept[:row]] > most).any()
+    return scores if kept.all() else scores[np.ix_(kept, kept)]
 
 
 def likeness_of_scores(scores: FloatArray) -> float:

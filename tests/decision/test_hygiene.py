@@ -239,6 +239,25 @@ def test_without_a_calibration_chance_is_unknown(services: Services) -> None:
     assert found.outliers == ()
 
 
+def test_many_second_ids_hide_none_of_one_another(services: Services) -> None:
+    """They once raised the threshold of their gallery, up to that of identical photos."""
+    services.gallery.create_collection("second-ids", {})
+    random = np.random.default_rng(12)
+    dimension = services.pack.recogniser.dimension
+    people = unit(random.normal(size=(45, dimension)))
+    others = unit(people + 0.05 * random.normal(size=people.shape))  # similarities of about 0.82
+    for number, (one, other) in enumerate(zip(people, others, strict=True)):
+        for person_id, vector in ((f"emp-{number}", one), (f"name-{number}", other)):
+            made = [NewTemplate(vector, person_id, asdict(GOOD))]
+            enroll_person(services.gallery, "second-ids", person_id, None, made)
+    found = find_gallery_issues(
+        services.gallery, services.calibrations, "second-ids", lambda *_: None
+    )
+    assert found.threshold < 0.6
+    pairs = {frozenset((one.person_id_a, one.person_id_b)) for one in found.duplicates}
+    assert pairs == {frozenset((f"emp-{n}", f"name-{n}")) for n in range(45)}
+
+
 def test_a_quality_that_is_none_is_no_reason(services: Services) -> None:
     services.gallery.create_collection("qualities", {})
     qualities = [{}, {"sharpness": "2"}, {"embedding_norm": "short"}, asdict(GOOD) | {"new": 1}]

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from app.decision.domain import Domain, SharedDirection
+from app.decision.domain import Domain, SharedDirection, labelled_likeness
 from app.decision.pair_lifts import (
     GROUP_FMR,
     GROUP_PERSONS,
@@ -198,7 +198,9 @@ def test_a_calibration_on_alike_people_has_the_rest_of_the_lift(degraded: PairLi
     assert lifts.less_typical(1.0) == PairLifts(degraded=degraded)
     assert lifts.less_typical(-1.0) is lifts
     pack = Domain(shared=SHARED, likeness=-1, verification=lifts)
-    assert pack.verification_of(people(50)).typical is None  # LIFT times a difference of about 1
+    assert (
+        pack.verification_of(labelled_likeness(people(50))).typical is None
+    )  # LIFT times a difference of about 1
 
 
 def test_a_threshold_for_a_target_is_raised_and_a_fixed_one_is_not(degraded: PairLift) -> None:

@@ -43,6 +43,21 @@ def test_of_too_few_people_nothing_is_known(new_index: NewIndex) -> None:
     assert new_index(D).likeness(COSINE) is None
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.6], ids=["the same photo", "another photo"])
+def test_several_ids_of_one_person_count_once(new_index: NewIndex, noise: float) -> None:
+    """They would be the most similar pairs, and a gallery of them would identify nobody."""
+    people = drawn(60)
+    once = filled(new_index, templates(people)).likeness(COSINE)
+    assert once is not None
+    again = unit(people[:50] + noise * drawn(50, seed=9))  # their similarity is about 0.86
+    twice = filled(new_index, templates(np.concatenate([people, again])))
+    assert twice.likeness(COSINE) == pytest.approx(once, abs=0.01)
+    many = unit(np.repeat(people[:1], 200, axis=0) + noise * 0.5 * drawn(200, seed=9))
+    assert filled(new_index, templates(many)).likeness(COSINE) is None, "one person"
+    with_many = filled(new_index, templates(np.concatenate([people, many])))
+    assert with_many.likeness(COSINE) == pytest.approx(once, abs=0.01)
+
+
 def test_one_group_is_more_alike_than_a_mixed_gallery(new_index: NewIndex) -> None:
     centre = drawn(1, seed=3)
     alike = unit(drawn(200) + 0.5 * centre)
