@@ -58,8 +58,14 @@ def _in_utc(value: datetime) -> datetime:
         raise ValueError("must lie in the years 1 to 9999 of UTC") from None
 
 
+def _utc_unless_zoned(value: datetime) -> datetime:
+    return _in_utc(value) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
 # A time with its zone.
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+# A day or a time; without a zone it is in UTC, as in the commands.
+DayOrTime = Annotated[datetime, AfterValidator(_utc_unless_zoned)]
 
 
 def _new_person_id(value: Any) -> Any:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import Context
-from app.api.fields import CollectionName, Moment
+from app.api.fields import CollectionName, DayOrTime
 from app.api.json_bodies import JsonRoute
 from app.api.problems import problems
 from app.api.responses import MAX_PAGE, TIME, Answer, Example, with_example, written_answer
@@ -89,7 +89,10 @@ async def list_audit(
         str | None, Query(max_length=40, description="Only this action, as `person.deleted`.")
     ] = None,
     collection: CollectionName | None = None,
-    since: Annotated[Moment | None, Query(description="Only entries since this time.")] = None,
+    since: Annotated[
+        DayOrTime | None,
+        Query(description="Only entries since this day or time: 2026-11-26 (UTC)."),
+    ] = None,
 ) -> Response:
     """List the entries of the audit log: who changed what, and when.
 
