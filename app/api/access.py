@@ -28,7 +28,7 @@ from app.access.probing import ProbingMonitor
 from app.access.refused import RefusedCalls
 from app.access.registry import LEASE_S, AccessRegistry
 from app.api.connection import ABORT
-from app.api.middleware import ANONYMOUS, ObservedCall, Operation
+from app.api.middleware import ANONYMOUS, ROUTE, ObservedCall, Operation
 from app.api.problems import problem
 from app.api.transfers import Kind, kind_of
 from app.errors import Forbidden, LikenessError, RouteNotFound, StoreUnavailable, Unauthenticated
@@ -158,6 +158,7 @@ class AccessControl:
                 await self._app(scope, receive, send)
                 return
             operation = self._find_operation(method, path)
+        scope[ROUTE] = None if operation is None else operation.route
         try:
             access = await self._access(scope, operation)
         except LikenessError as error:
@@ -254,8 +255,7 @@ class AccessControl:
         key = self._registry.key_of(token)
         if key is None:
             raise Unauthenticated(
-                "The access key that was sent is unknown, revoked or expired. Ask the operator for "
-                "another one."
+                "The access key is unknown, revoked or expired. Ask the operator for another one."
             )
         return key
 
@@ -268,8 +268,8 @@ class AccessControl:
         return None
 
     def _is_declared(self, path: str) -> bool:
-        """Whether a path is one of the routers', with any method: a route that is not among them
-        must not be called with just any key. With a slash at its end it is only redirected."""
+        """Whether a path is one of the routers', with any method: no other may be called with just
+        any key. With a slash at its end it is only redirected."""
         return any(route.path_regex.match(path.rstrip("/")) for route in self._routes)
 
     def _refuse(self, error: LikenessError) -> Any:

@@ -132,6 +132,15 @@ Embeddings = Annotated[
         max_length=1000,
     ),
 ]
+EmbeddingSpace = Annotated[
+    str,
+    Field(
+        description="The embedding space that `embeddings` are of, as `model.embedding_space` of "
+        "the answer that had them says. The call is refused if it is not that of the running pack.",
+        max_length=64,
+        examples=["es-d95369e552dd4d70"],
+    ),
+]
 Selection = Annotated[
     FaceSelection,
     Field(

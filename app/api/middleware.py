@@ -97,6 +97,8 @@ class ObservedCall:
 
 
 HEADER = b"x-request-id"
+# In the scope: the template of a call's path, also if the call is refused before it is routed.
+ROUTE = "likeness.route"
 _ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 LIVE, READY = "/livez", "/readyz"
 HEALTH = (LIVE, READY)
@@ -171,7 +173,7 @@ class RequestContext:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         # The route's template, not the path: paths hold person ids.
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = getattr(scope.get("route"), "path", scope.get(ROUTE)) or "unmatched"
         self._metrics.observe_request(route, scope["method"], status, seconds)
         level = logging.DEBUG if route in _QUIET_ROUTES else self._level
         log(level, "request", method=scope["method"], route=route, status=status,

@@ -18,7 +18,12 @@ from app.decision.gallery_issues import suspected_duplicates
 from app.decision.pair_lifts import NO_LIFTS
 from app.decision.pairs import all_declared
 from app.decision.policy import CollectionPolicy, policy_of
-from app.decision.thresholds import CalibrationChain
+from app.decision.thresholds import (
+    ONE_COMPARISON,
+    CalibrationChain,
+    ThresholdRequest,
+    identification_threshold,
+)
 from app.errors import CalibrationMismatch, NotCalibrated, PackError
 from app.faces.orientation import OrientationLimits
 from app.findings import findings
@@ -136,19 +141,25 @@ class Calibrations:
         found = [one for one in (self.own(record), self.pack) if one is not None]
         return CalibrationChain.of(found, self._constant, policy)
 
-    def check_score(self, policy: CollectionPolicy, record: CollectionRecord | None) -> None:
+    def check(self, policy: CollectionPolicy, record: CollectionRecord | None) -> None:
         """Raise NotCalibrated unless the score that a policy names can be used in a collection, or
-        in a new one (None)."""
+        in a new one (None), and RateOutOfReach for a new target that no calibration supports
+        even for a single comparison."""
         own = None if record is None else self.own(record)
         found = [one for one in (own, self.pack) if one is not None]
-        if CalibrationChain.of(found, self._constant, policy).score is not policy.score and (
-            "score" in policy.model_fields_set
-        ):
+        chain = CalibrationChain.of(found, self._constant, policy)
+        if chain.score is not policy.score and "score" in policy.model_fields_set:
             raise NotCalibrated(
                 f"score={policy.score.value} needs a calibration that was made for it, and neither "
                 "the collection nor the model pack has one. Calibrate the collection (POST "
                 "…/calibrate, at least 100 people), set a fixed threshold, or use score=best."
             )
+        before = None if record is None else policy_of(record)
+        for name in {"target_fmr", "target_fpir"} & policy.model_fields_set:
+            target = getattr(policy, name)
+            if chain.calibrations and (before is None or getattr(before, name) != target):
+                request = ThresholdRequest(**{name: target})
+                identification_threshold(request, policy, chain, ONE_COMPARISON)
 
     def own(self, record: CollectionRecord) -> Calibration | None:
         """The collection's own calibration, if it is in use and can be used with this pack.

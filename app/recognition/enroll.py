@@ -12,6 +12,7 @@ from app.decision.face_selection import FaceSelection, selector_of
 from app.decision.gates import check_quality
 from app.decision.policy import CollectionPolicy, policy_of
 from app.errors import (
+    EmbeddingSpaceMismatch,
     FaceError,
     ImageError,
     InvalidEmbedding,
@@ -85,14 +86,16 @@ def _template(face: Face, data: bytes) -> NewTemplate:
 
 @dataclass(frozen=True, slots=True)
 class EnrollRequest:
-    """Templates for one person of a collection: of photos, or of `embeddings` instead of them.
-    Metadata replaces what the person had, unless it is None."""
+    """Templates for one person of a collection: of photos, or of `embeddings` instead of them,
+    which are of `embedding_space` if that is known. Metadata replaces what the person had, unless
+    it is None."""
 
     collection: str
     person_id: str
     metadata: JsonObject | None = None
     embeddings: Sequence[Sequence[float] | FloatArray] = ()
     face_selection: FaceSelection = FaceSelection.ONLY
+    embedding_space: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +201,7 @@ class _Work:
                 made = self._templates_of_embeddings()
             else:
                 made = await scheduler.search(self._templates_of_embeddings)
-        except InvalidEmbedding:
+        except (InvalidEmbedding, EmbeddingSpaceMismatch):
             await scheduler.read(self._policy)  # what is wrong with the collection comes first
             raise
         return await self._written(dict(enumerate(made)), {})
@@ -216,7 +219,12 @@ class _Work:
         return await self._searchable(_enrollment(templates, rejected, done[0]), done)
 
     def _templates_of_embeddings(self) -> list[NewTemplate]:
-        given = self.request.embeddings
+        given, space = self.request.embeddings, self.services.pack.embedding_space
+        if self.request.embedding_space not in (None, space):
+            raise EmbeddingSpaceMismatch(
+                f"The embeddings are of {self.request.embedding_space}, and the running pack makes "
+                f"{space}; they cannot be compared. Make them again with the running pack."
+            )
         return [template_from_embedding(self.services, values) for values in given]
 
     def _policy(self) -> CollectionPolicy:

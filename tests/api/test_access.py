@@ -66,6 +66,25 @@ def test_every_route_without_a_usable_key(site: httpx.Client, tokens: dict[str, 
     assert cells >= 5 * 38
 
 
+def test_a_refused_call_is_counted_under_its_route(
+    site: httpx.Client, tokens: dict[str, str]
+) -> None:
+    """So that an alert can name it; what is no route is counted together."""
+    key = {"Authorization": f"Bearer {tokens['identify']}"}
+    photo = {"image": ("photo.jpg", b"no photo")}
+    assert site.post("/v1/enroll", files=photo).status_code == 401
+    assert site.delete("/v1/collections/nothing", headers=key).status_code == 403
+    assert site.get("/v1/nothing").status_code == 401
+    text = site.get("/metrics", headers={"Authorization": f"Bearer {tokens['metrics']}"}).text
+    for method, route, status in (
+        ("POST", "/v1/enroll", 401),
+        ("DELETE", "/v1/collections/{collection}", 403),
+        ("GET", "unmatched", 401),
+    ):
+        labels = f'{{method="{method}",route="{route}",status="{status}"}}'
+        assert f"likeness_requests_total{labels}" in text
+
+
 def test_every_route_with_every_scope(site: httpx.Client, tokens: dict[str, str]) -> None:
     for route in ROUTES:
         for scope in Scope:

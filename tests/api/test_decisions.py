@@ -197,9 +197,27 @@ class TestEnroll:
         embedded = gallery.client.post("/v1/embed", files={"image": photo}).json()
         vector = embedded["faces"][0]["embedding"]
         body = {"person_id": "obama", "collection": gallery.name, "embeddings": [vector]}
-        gallery.client.post("/v1/enroll", json=body).raise_for_status()
+        space = embedded["model"]["embedding_space"]
+        named = {**body, "embedding_space": space}
+        gallery.client.post("/v1/enroll", json=named).raise_for_status()
         (face,) = gallery.identify(photo).json()["faces"]
         assert face["candidates"][0]["similarity"] == pytest.approx(1, abs=1e-5)
+        (again,) = gallery.client.post("/v1/enroll", json=body).json()["enrolled"]
+        assert again["duplicate"], "the space may be left out"
+
+    def test_embeddings_of_another_embedding_space(self, gallery: Any) -> None:
+        """Two packs have embeddings of as many numbers, and nothing else tells them apart."""
+        body = {"person_id": "from10", "collection": gallery.name, "embeddings": [[1.0] * 192]}
+        other = {**body, "embedding_space": "es-038d0789502f026c"}
+        answer = gallery.client.post("/v1/enroll", json=other)
+        assert (answer.status_code, code_of(answer)) == (409, "embedding_space_mismatch")
+        assert "es-038d0789502f026c" in answer.json()["detail"]
+        path = f"/v1/collections/{gallery.name}/persons/from10"
+        assert gallery.client.get(path).status_code == 404
+        form = {"person_id": "x", "collection": gallery.name, "embedding_space": "es-1"}
+        photo = {"image": gallery.photo("obama.jpg")}
+        answer = gallery.client.post("/v1/enroll", data=form, files=photo)
+        assert (answer.status_code, code_of(answer)) == (422, "invalid_request")
 
     def test_fields_may_be_null(self, gallery: Any) -> None:
         photo = base64.b64encode(gallery.photo("obama.jpg")).decode()

@@ -92,7 +92,7 @@ def test_a_policy_is_checked_as_it_is_when_it_is_stored(
     monkeypatch.setattr(store, "get", read_before_a_change)
     set_score(client, collection, score="fused")
     record = read(collection)
-    services.calibrations.check_score(policy_of(record), record)
+    services.calibrations.check(policy_of(record), record)
 
 
 def test_a_pack_that_knows_less_falls_back_to_the_best_face(

@@ -34,6 +34,24 @@ def test_members_that_a_change_does_not_name_stay(client: httpx.Client, collecti
     assert policy_of(client, url)["keep_crops"]
 
 
+@pytest.mark.parametrize("target", [{"target_fmr": 1e-12}, {"target_fpir": 1e-12}])
+def test_a_target_that_no_calibration_supports(
+    client: httpx.Client, collection: str, services: Any, target: dict[str, float]
+) -> None:
+    """It would be shown as the target of decisions that have another one, as with a call's."""
+    url = f"/v1/collections/{collection}"
+    for answer in (
+        client.patch(url, json={"policy": target}),
+        client.post("/v1/collections", json={"name": f"{collection}-2", "policy": target}),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (422, "rate_out_of_reach")
+        assert next(iter(target)) in answer.json()["detail"]
+    # One that was set before, with another calibration, keeps no other member from being changed.
+    store = services.gallery.store.collections
+    store.update(collection, None, lambda known: {**known.policy, **target})
+    assert policy_of(client, url, audit_searches=True)["audit_searches"]
+
+
 def test_crops_are_erased_only_by_their_name(
     client: httpx.Client, collection: str, photos: Path, services: Any
 ) -> None:

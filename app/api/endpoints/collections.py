@@ -34,6 +34,7 @@ from app.errors import (
     Forbidden,
     InvalidCursor,
     NotCalibrated,
+    RateOutOfReach,
 )
 from app.gallery.gallery import Gallery
 from app.store.identifiers import DEFAULT_COLLECTION
@@ -160,7 +161,7 @@ async def list_collections(
 @router.post(
     "",
     status_code=201,
-    responses=problems(ANY_BODY, ANY_WRITE, (CollectionExists, NotCalibrated)),
+    responses=problems(ANY_BODY, ANY_WRITE, (CollectionExists, NotCalibrated, RateOutOfReach)),
 )
 @needs(Scope.MANAGE)
 async def create_collection(context: Context, body: NewCollection) -> CollectionAnswer:
@@ -169,7 +170,7 @@ async def create_collection(context: Context, body: NewCollection) -> Collection
         raise Forbidden(f"The access key is not for a collection named '{body.name}'.")
 
     def create() -> CollectionAnswer:
-        context.services.calibrations.check_score(body.policy, None)
+        context.services.calibrations.check(body.policy, None)
         record = context.gallery.create_collection(body.name, body.metadata, _stored(body.policy))
         return _answer(context, record)
 
@@ -185,7 +186,9 @@ async def read_collection(context: Context, collection: Collection) -> Collectio
 
 @router.patch(
     "/{collection}",
-    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (NotCalibrated, ConsentMissing)),
+    responses=problems(
+        IN_COLLECTION, ANY_BODY, ANY_WRITE, (NotCalibrated, RateOutOfReach, ConsentMissing)
+    ),
 )
 @needs(Scope.MANAGE)
 async def update_collection(
@@ -198,7 +201,7 @@ async def update_collection(
         assert patch is not None
         changed = patch.merged(known.policy)
         checked = CollectionPolicy.model_validate(changed)
-        context.services.calibrations.check_score(checked, known)
+        context.services.calibrations.check(checked, known)
         return changed
 
     def update() -> CollectionAnswer:

@@ -18,6 +18,7 @@ from app.api.fields import (
     CallFields,
     CollectionName,
     Embeddings,
+    EmbeddingSpace,
     EnrolledMetadata,
     PersonId,
     Selection,
@@ -33,6 +34,7 @@ from app.errors import (
     EnrolledBefore,
     IdempotencyKeyReused,
     InvalidEmbedding,
+    InvalidRequest,
     LikenessError,
     MissingField,
     NothingEnrolled,
@@ -108,8 +110,11 @@ async def answer_idempotently(
 def request_key(key: str, call: Call[Fields]) -> RequestKey:
     """The key with a digest of all that decides what the call does: its fields and its photos,
     in whichever form they were sent."""
+    fields = call.fields.model_dump(mode="json")
+    if fields.get("embedding_space") is None:  # calls of versions without it keep their digest
+        fields.pop("embedding_space", None)
     asked = {
-        **call.fields.model_dump(mode="json"),
+        **fields,
         "image": [hashlib.sha256(photo).hexdigest() for photo in call.images],
     }
     return RequestKey(key, hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest())
@@ -124,6 +129,7 @@ class EnrollFields(CallFields):
     metadata: EnrolledMetadata | None = None
     face_selection: Selection = FaceSelection.ONLY
     embeddings: Embeddings | None = None
+    embedding_space: EmbeddingSpace | None = None
 
 
 class EnrolledFace(BaseModel):
@@ -234,9 +240,9 @@ async def enroll(
 ) -> Response:
     """Store one template of a person for each photo, and create the person if there is none.
 
-    Give photos in `image`, or `embeddings` of the collection's embedding space. Each photo needs
-    one usable face; photos without one are listed in `rejected` with reasons, and the others are
-    enrolled.
+    Give photos in `image`, or `embeddings` of the collection's embedding space; name it in
+    `embedding_space`, so that those of another space are refused. Each photo needs one usable
+    face; photos without one are listed in `rejected` with reasons, and the others are enrolled.
     Everything in `enrolled` is on disk. A photo that is sent again is not stored twice, and a call
     that is sent again with the same `Idempotency-Key` gets the first answer again.
     """
@@ -244,6 +250,8 @@ async def enroll(
     fields = call.fields
     if bool(call.images) == bool(fields.embeddings):
         raise MissingField("The call needs photos in 'image' or vectors in 'embeddings', not both.")
+    if call.images and fields.embedding_space is not None:
+        raise InvalidRequest("'embedding_space' belongs to 'embeddings'. Leave it out with photos.")
     work = partial(_enroll, context, call)
     answer, replayed = await answer_idempotently(
         context, call, fields.collection, idempotency_key, work
@@ -271,7 +279,7 @@ async def _enroll(
         context.services, call.images,
         EnrollRequest(
             fields.collection, fields.person_id, fields.metadata, fields.embeddings or (),
-            fields.face_selection,
+            fields.face_selection, fields.embedding_space,
         ),
         context.times, kept=None if key is None else AnswerToKeep(key, answer),
     )  # fmt: skip
