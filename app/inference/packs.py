@@ -42,8 +42,8 @@ def find_pack(name_or_folder: str, installed: Path | None = None) -> Path:
     known = ", ".join(folder.name for folder in known_packs(installed)) or "none"
     raise PackError(
         f"There is no model pack '{name_or_folder}': no folder of that path holds a "
-        f"{PACK_FILE}, and no pack has that name (known packs: {known}). Set LIKENESS_PACK to "
-        f"either, or fetch one: likeness models pull --help.{unreadable}"
+        f"{PACK_FILE}, and no pack has that name (known packs: {known}). Name one "
+        f"of these, or fetch one: likeness models pull --help.{unreadable}"
     )
 
 

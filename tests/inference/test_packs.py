@@ -90,7 +90,7 @@ class TestLoading:
         assert pack_orientation(found, PRECISION) is not None
 
     def test_an_unknown_name_lists_the_known(self) -> None:
-        with pytest.raises(PackError, match=r"no model pack 'bufalo'.*default.*LIKENESS_PACK"):
+        with pytest.raises(PackError, match=r"no model pack 'bufalo'.*default.*Name one"):
             find_pack("bufalo")
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -101,8 +101,7 @@ def _is_same(one: CollectionRecord, other: CollectionRecord) -> bool:
 def collection_not_found(name: str) -> CollectionNotFound:
     """The error for a collection that does not exist, or that an access key is not for."""
     return CollectionNotFound(
-        f"There is no collection '{name}'; create it with POST /v1/collections, or leave "
-        "the collection out to use 'default'."
+        f"There is no collection '{name}'. Check the name, or create it with POST /v1/collections."
     )
 
 
