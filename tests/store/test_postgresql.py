@@ -1,7 +1,9 @@
 """What is particular to PostgreSQL: its URLs, its settings, and its ways to fail."""
 
 import itertools
+import random
 import sys
+import threading
 import traceback
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -295,6 +297,40 @@ def test_two_imports_of_the_same_face_ids_at_the_same_time(
     assert face_ids in (first, second)
     assert None not in (*first, *second)
     assert not {*first} & {*second}
+
+
+def test_many_imports_of_the_same_face_ids(own_store: Store, postgres_url: str) -> None:
+    """In whatever order they have them: each is stored, or refused with an error that is tried
+    again, such as for a deadlock."""
+    face_ids = [str(uuid.uuid4()) for _ in range(40)]
+    names = [f"c{number}" for number in range(6)]
+    for name in names:
+        own_store.collections.create(name, SPACE, DIMENSION, {})
+    stores = {name: open_store(postgres_url) for name in names}
+    begin = threading.Barrier(len(names))
+
+    def importing(name: str) -> int:
+        draw = random.Random(name)
+        begin.wait(PATIENCE_S)
+        stored = 0
+        for number in range(12):
+            vectors = np.eye(4, DIMENSION, dtype=np.float32)
+            rows = [
+                PersonTemplate(f"p{number}-{face_id}", None, template(vector, face_id), face_id)
+                for vector, face_id in zip(vectors, draw.sample(face_ids, 4), strict=True)
+            ]
+            while True:
+                try:
+                    stored += len(stores[name].imports.enroll(name, rows, SPACE))
+                    break
+                except StoreUnavailable:
+                    continue
+        return stored
+
+    with ThreadPoolExecutor(len(names)) as threads:
+        assert list(threads.map(importing, names)) == [48] * len(names)
+    everything = [own_store.collections.get(name) for name in names]
+    assert [own_store.collections.count(one).persons for one in everything] == [48] * len(names)
 
 
 def test_imports_of_other_face_ids_do_not_wait(own_store: Store, postgres_url: str) -> None:

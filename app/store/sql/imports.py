@@ -3,6 +3,7 @@
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -46,12 +47,12 @@ class ImportStore:
         collection is not in `space`, and InvalidRequest if an id, metadata or a quality breaks the
         rules.
         """
-        try:
-            return self._enroll(name, rows, space, until_refused=until_refused)
-        except IntegrityError:
-            # With PostgreSQL another import may have stored one of the face ids meanwhile, in a
-            # collection whose lock is not this one's: now the id is seen to be taken.
-            return self._enroll(name, rows, space, until_refused=until_refused)
+        # With PostgreSQL other imports may store face ids of these rows meanwhile, in collections
+        # whose locks are not this one's: each failure takes one more id, which is seen then.
+        for _ in rows:
+            with suppress(IntegrityError):
+                return self._enroll(name, rows, space, until_refused=until_refused)
+        return self._enroll(name, rows, space, until_refused=until_refused)
 
     def _enroll(
         self, name: str, rows: Sequence[PersonTemplate], space: str, *, until_refused: bool
