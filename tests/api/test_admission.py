@@ -21,6 +21,7 @@ from app.settings import Settings
 from app.types import CooperativeTask
 from tests.api.conftest import run_server, waits_for
 from tests.api.test_decisions import code_of
+from tests.remembered import RememberingSession
 from tests.waiting import until
 
 OpenService = Callable[..., Any]
@@ -167,9 +168,12 @@ def test_a_hanging_worker_turns_readiness_off(
 
 
 @pytest.mark.slow
-def test_the_loop_stays_free_under_load(tmp_path: Path, astronaut: bytes) -> None:
+def test_the_loop_stays_free_under_load(
+    tmp_path: Path, astronaut: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Other threads decode and run networks. How late the loop wakes is measured on a quiet machine
     (python -m tests.hostile): here its own work counts, which other processes do not change."""
+    monkeypatch.setattr(RememberingSession, "enabled", False)
     services = build_services(Settings(data_dir=tmp_path, port=0))
     server = Server(create_app(services), services.settings)
 
