@@ -62,6 +62,10 @@ def sync(path: Path) -> None:
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
+    except OSError as error:
+        # Some file systems on a network cannot do this with folders; nothing more can be done then.
+        if not (path.is_dir() and error.errno in (errno.EBADF, errno.EINVAL)):
+            raise
     finally:
         os.close(opened)
 

@@ -1,6 +1,7 @@
 """Files and folders that are their owner's alone, whatever the umask; and locks that keep other
 processes out."""
 
+import errno
 import fcntl
 import os
 import stat
@@ -209,3 +210,27 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert one.acquire(blocking=False)
     assert not one.acquire(blocking=False)
     one.release()
+
+
+def test_a_file_system_that_cannot_sync_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as some on a network: the file is written all the same, and a file's error counts."""
+    fsync = os.fsync
+
+    def only_files(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    write_whole(tmp_path / "file", [b"content"])
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+    def nothing(_file: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", nothing)
+    with pytest.raises(OSError, match="Invalid argument"):
+        write_whole(tmp_path / "other", [b"content"])
+    assert not (tmp_path / "other").exists()
