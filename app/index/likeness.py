@@ -6,8 +6,6 @@ with the smallest key. Ids that are probably of one person count as one: a few o
 most similar pairs of a gallery, and raise its threshold for everybody.
 """
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,12 +15,13 @@ from app.types import FloatArray
 QUANTILE = 0.99
 # With fewer people a single look-alike would decide.
 LEAST_PERSONS = 40
-# No two people are as similar as that.
+# Two ids with a score above this count as one person,
 SAME_PERSON = 0.9
-# Nor so many times as far above the median as the 90th percentile of different people is. Chosen on
-# the development half of LFW's people (docs/benchmarks/accuracy.md); there the most similar two of
-# 1,323 people have 3.4, and three quarters of the mated pairs more than 3.6.
-LEADS = 3.0
+# and so do two whose score is so many times as far above the median of all pairs as the 90th
+# percentile is. Chosen on the development half of LFW's people (docs/benchmarks/accuracy.md): of
+# 1,323 different people the most similar two have 3.4, so that a few count as one; of the mated
+# pairs nine in ten have more than 3.1.
+SPREADS = 3.0
 PERSONS = 512
 # A filter's people are compared again in each search: 5 ms for 512, 1 ms for so many.
 FILTERED_PERSONS = 256
@@ -42,25 +41,20 @@ def likeness_of(vectors: FloatArray, comparator: Comparator) -> float | None:
     if len(scores) < LEAST_PERSONS:
         return None
     median, high = np.quantile(_pairs(scores), (0.5, 0.9))
-    scores = _of_different(scores, float(median + LEADS * (high - median)))
+    scores = _of_different(scores, float(median + SPREADS * (high - median)))
     return None if len(scores) < LEAST_PERSONS else likeness_of_scores(_pairs(scores))
 
 
 def _pairs(scores: FloatArray) -> FloatArray:
     """The scores (n, n) of all pairs, once each."""
-    return scores[_upper(len(scores))]
-
-
-@lru_cache(maxsize=4)
-def _upper(people: int) -> NDArray[np.bool_]:
-    return ~np.tri(people, dtype=np.bool_)
+    return scores[np.triu_indices(len(scores), 1)]
 
 
 def _of_different(scores: FloatArray, most: float) -> FloatArray:
     """The scores (n, n) without the rows and columns of those who are more similar than `most` to
     somebody before them who is kept."""
     kept = np.ones(len(scores), np.bool_)
-    for row in np.flatnonzero(((scores > most) & _upper(len(scores))).any(axis=0)):
+    for row in np.flatnonzero(np.triu(scores > most, 1).any(axis=0)):
         kept[row] = not (scores[:row, row][kept[:row]] > most).any()
     return scores if kept.all() else scores[np.ix_(kept, kept)]
 
