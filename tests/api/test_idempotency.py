@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import hashlib
+import json
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from app.api.endpoints.enrollment import EnrollFields, request_key
 from app.api.main import create_app
+from app.api.requests import IMAGE, Call
 from app.faces.pipeline import FacePipeline
 from app.services import Services, build_services
 from app.settings import Settings
@@ -215,3 +219,16 @@ def test_another_process_knows_the_answer(gallery: Any, key: str, services: Serv
         other.close()
     assert again.headers[REPLAYED] == "true"
     assert outcome(again) == outcome(first)
+
+
+def test_a_call_without_a_newer_field_keeps_its_digest() -> None:
+    """A retry may reach a newer version than the call did."""
+    fields = EnrollFields(person_id="ada", embeddings=[[1.0]])
+    asked = {
+        "person_id": "ada", "collection": "default", "metadata": None, "face_selection": "only",
+        "embeddings": [[1.0]], "image": [],
+    }  # fmt: skip
+    before = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    assert request_key("k", Call(fields, {IMAGE: []})).request_digest == before
+    named = fields.model_copy(update={"embedding_space": "es-1"})
+    assert request_key("k", Call(named, {IMAGE: []})).request_digest != before
