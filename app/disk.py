@@ -22,11 +22,16 @@ MAX_NAME_BYTES = 255  # of a file, with most file systems
 SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+def write_whole(
+    path: Path,
+    pieces: Iterable[bytes | memoryview],
+    check: Callable[[Path], None] | None = None,
+) -> None:
     """Replace a file by what the pieces hold; its owner alone may read it.
 
-    When this returns it is on disk, also after a power cut; until then the old file is. Raises
-    OSError, also if it would replace a device, a pipe or a folder.
+    When this returns it is on disk, also after a power cut; until then the old file is. `check`
+    reads the new one before it replaces the old one, which stays if it raises. Raises OSError, also
+    if it would replace a device, a pipe or a folder.
     """
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))
@@ -35,6 +40,9 @@ def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
         with open(temporary, "wb", opener=_private_anew) as file:
             for piece in pieces:
                 file.write(piece)
+        if check is not None:
+            sync(temporary)
+            check(temporary)
         publish(temporary, path)
     finally:
         with suppress(OSError):
@@ -46,7 +54,8 @@ def publish(written: Path, path: Path) -> None:
     after a power cut. Raises OSError."""
     sync(written)
     written.rename(path)
-    sync(path.parent)
+    with suppress(PermissionError):  # a folder that may be written, but not read
+        sync(path.parent)
 
 
 def unfinished(path: Path) -> Path:

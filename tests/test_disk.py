@@ -234,3 +234,19 @@ def test_a_file_system_that_cannot_sync_folders(
     with pytest.raises(OSError, match="Invalid argument"):
         write_whole(tmp_path / "other", [b"content"])
     assert not (tmp_path / "other").exists()
+
+
+def test_a_folder_that_may_be_written_but_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written must not be reported as failed."""
+    opens = os.open
+
+    def refusing(path: Path | str, flags: int, *more: int) -> int:
+        if path == tmp_path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opens(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", refusing)
+    write_whole(tmp_path / "file", [b"content"])
+    assert (tmp_path / "file").read_bytes() == b"content"

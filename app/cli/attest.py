@@ -152,7 +152,8 @@ def measure(
     """Measure FPIR and FNIR by group and stratum, compare with a requirement, sign the result."""
     private = read_private_key(key)
     require_writable(output)
-    require_not_read(output, (key, attributes, label_noise, Path(requirement)))
+    # An earlier attestation may be replaced.
+    require_not_read(output, (key, attributes, label_noise, Path(requirement), Path(source)))
     before = None if compare_with is None else verify(_read(compare_with), private.public_key())
     wanted = _wanted(requirement, attributes, gallery_size)
     if Path(source).is_dir():

@@ -47,10 +47,14 @@ def backup(
         if target == STREAM:
             sys.stdout.buffer.writelines(pieces)
             return
-        write_file(target, pieces, replace=force)
-        with target.open("rb") as file:
-            held = verify(read_blocks(opened(ring, file)))
-    _report(f"Written and read back: {target}", held)
+        found: list[Held] = []
+
+        def read_back(written: Path) -> None:
+            with written.open("rb") as file:
+                found.append(verify(read_blocks(opened(ring, file))))
+
+        write_file(target, pieces, replace=force, check=read_back)
+    _report(f"Written and read back: {target}", *found)
 
 
 def restore(

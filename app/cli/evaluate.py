@@ -30,7 +30,6 @@ from app.lab.evaluation.labels import (
     FACE_COLUMNS,
     PAIR_COLUMNS,
     EvaluationError,
-    LabelledPeople,
     LabelNoise,
     lines_of,
     read_attributes,
@@ -89,6 +88,7 @@ def _print_problems(document: dict[str, Any]) -> None:
 
 
 CACHE_FILE = "evaluation-cache.db"
+REPORT_FILES = ("report.json", "report.csv", "report.html")
 
 
 Sources = Annotated[
@@ -178,10 +178,15 @@ def evaluate_pack(
         policy=CollectionPolicy(target_fpir=target_fpir),
         fit_orientation=calibration is not None,
     )
+    inputs = (*sources, images, *(p.parent / "images" for p in sources), label_noise, attributes)
+    if output is not None:
+        for name in REPORT_FILES:
+            require_not_read(output / name, inputs)
     if calibration is not None:
         require_writable(calibration)
-        require_not_read(calibration, (*sources, label_noise, attributes))
-        _require_enough_people(plan.people)
+        require_not_read(calibration, inputs)
+        if plan.people is None or len(set(plan.people.persons)) < MIN_PERSONS:
+            raise _too_few_people()
     result = _run(plan, pack, keep=cache)
     rows = list(rows_of(result.evaluation))
     if output is not None:
@@ -308,9 +313,9 @@ def _write_report(
 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.json").write_text(to_json(rows) + "\n", encoding="utf-8")
-        (folder / "report.csv").write_text(to_csv(rows), encoding="utf-8", newline="")
-        (folder / "report.html").write_text(render_html(rows, read_photo), encoding="utf-8")
+        texts = (to_json(rows) + "\n", to_csv(rows), render_html(rows, read_photo))
+        for name, text in zip(REPORT_FILES, texts, strict=True):
+            (folder / name).write_text(text, encoding="utf-8", newline="")
 
 
 @contextmanager
@@ -326,11 +331,6 @@ def _plotting_without_traces() -> Iterator[None]:
         finally:
             for name in added:
                 del os.environ[name]
-
-
-def _require_enough_people(people: LabelledPeople | None) -> None:
-    if people is None or len(set(people.persons)) < MIN_PERSONS:
-        raise _too_few_people()
 
 
 def _too_few_people() -> EvaluationError:

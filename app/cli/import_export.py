@@ -185,7 +185,8 @@ def import_folder(
         )  # fmt: skip
         callbacks: list[OutcomeCallback] = [counts]
         if report is not None:
-            require_not_read(report, map(Path, sources))
+            # Of a folder only photos are read, which a report cannot be.
+            require_not_read(report, [path for path in map(Path, sources) if not path.is_dir()])
             callbacks.append(stack.enter_context(report_writer(report)))
         progress = stack.enter_context(import_progress(counts, as_json=as_json))
         callbacks.append(progress.count)

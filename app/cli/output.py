@@ -3,8 +3,8 @@
 import errno
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from app.disk import unfinished, write_whole
@@ -30,41 +30,65 @@ def writing(target: Path | str) -> Iterator[None]:
 
 
 def require_writable(output: Path) -> None:
-    """Raise OutputError for a file that cannot be written, before minutes are spent."""
-    reason = "it is a folder" if output.is_dir() else None
+    """Raise OutputError for a file that `write_file` could not replace, before minutes are
+    spent."""
+    reason = None
     try:
+        if output.exists() and not output.is_file():
+            reason = "it is not a regular file"
         with tempfile.TemporaryFile(dir=output.parent):
             pass
     except OSError as error:
         reason = error.strerror
     if reason is not None:
         raise OutputError(f"{output} cannot be written: {reason}. Name another file.")
+    _require_none_unfinished(output)
 
 
 def require_not_read(output: Path, read: Iterable[Path | None]) -> None:
-    """Raise OutputError for a file that the command reads, which it would replace."""
+    """Raise OutputError for a file that the command reads, or that lies in a folder that it reads,
+    and which it would replace."""
     for path in read:
-        with suppress(OSError, ValueError):  # one of them is no file
-            if path is not None and output.samefile(path):
-                raise OutputError(
-                    f"{output} is a file that this command reads, and would be replaced. "
-                    "Name another file."
-                )
+        if path is not None and _is_part_of(output, path):
+            raise OutputError(
+                f"{output} is a file that this command reads, and would be replaced. Name another "
+                "file."
+            )
 
 
-def write_file(path: Path, pieces: Iterable[bytes], *, replace: bool) -> None:
+def _is_part_of(output: Path, read: Path) -> bool:
+    try:
+        if read.is_dir():
+            return output.exists() and output.resolve().is_relative_to(read.resolve())
+        return output.samefile(read)
+    except (OSError, ValueError):  # one of them is no file
+        return False
+
+
+def write_file(
+    path: Path,
+    pieces: Iterable[bytes],
+    *,
+    replace: bool,
+    check: Callable[[Path], None] | None = None,
+) -> None:
     """Write a file that its owner alone can read. It is complete and on disk when this returns; if
-    it fails, there is none, or the old one. Raises OutputError, also for a file that exists, unless
-    it is to be replaced, and StoreFull."""
+    it fails, there is none, or the old one. `check` reads what was written before it has its name.
+    Raises OutputError, also for a file that exists, unless it is to be replaced, StoreFull, and
+    what `check` raises."""
     if os.path.lexists(path) and not replace:
         raise OutputError(f"{path} exists. Name another file, or replace it with --force.")
+    _require_none_unfinished(path)
+    with writing(path):
+        write_whole(path, pieces, check)
+
+
+def _require_none_unfinished(path: Path) -> None:
     if os.path.lexists(unfinished(path)):
         raise OutputError(
             f"{unfinished(path)} exists, and {path} is written under that name first. Delete it if "
             "an earlier command left it; otherwise name another file."
         )
-    with writing(path):
-        write_whole(path, pieces)
 
 
 def write_public_file(path: Path, content: bytes) -> None:

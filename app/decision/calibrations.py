@@ -143,8 +143,8 @@ class Calibrations:
 
     def check(self, policy: CollectionPolicy, record: CollectionRecord | None) -> None:
         """Raise NotCalibrated unless the score that a policy names can be used in a collection, or
-        in a new one (None), and RateOutOfReach for a new target that no calibration supports
-        even for a single comparison."""
+        in a new one (None), and RateOutOfReach for a target that is put to use and that no
+        calibration supports even for a single comparison."""
         own = None if record is None else self.own(record)
         found = [one for one in (own, self.pack) if one is not None]
         chain = CalibrationChain.of(found, self._constant, policy)
@@ -154,11 +154,14 @@ class Calibrations:
                 "the collection nor the model pack has one. Calibrate the collection (POST "
                 "…/calibrate, at least 100 people), set a fixed threshold, or use score=best."
             )
+        if policy.threshold is not None or not chain.calibrations:
+            return  # no target decides
         before = None if record is None else policy_of(record)
         for name in {"target_fmr", "target_fpir"} & policy.model_fields_set:
-            target = getattr(policy, name)
-            if chain.calibrations and (before is None or getattr(before, name) != target):
-                request = ThresholdRequest(**{name: target})
+            if before is None or any(
+                getattr(before, one) != getattr(policy, one) for one in (name, "score", "threshold")
+            ):
+                request = ThresholdRequest(**{name: getattr(policy, name)})
                 identification_threshold(request, policy, chain, ONE_COMPARISON)
 
     def own(self, record: CollectionRecord) -> Calibration | None:

@@ -55,6 +55,10 @@ def to_store(rows: Sequence[Prepared]) -> list[PersonTemplate]:
     ]
 
 
+def _count_of_templates(rows: Sequence[Prepared]) -> int:
+    return sum(one.template is not None for one in rows)
+
+
 class ConflictChecker:
     """Checks rows together as if each were stored before the next came."""
 
@@ -77,12 +81,27 @@ class ConflictChecker:
 
     def check(self, rows: Sequence[Prepared]) -> list[Prepared]:
         """The rows in their order, some with an outcome or a conflict now."""
-        if not self._probes(rows):
-            return list(rows)
-        # No row is compared with one that will not be stored.
-        rows = self._acceptable(rows)
+        rows = list(rows)
+        # No row is compared with one that will not be stored: neither with one that the store
+        # refuses, nor with one that it refuses once the row with its person's consent is rejected.
+        while self._probes(rows):
+            rows = self._acceptable(rows)
+            checked = self._compared(rows)
+            if _count_of_templates(checked) == _count_of_templates(rows):
+                return checked
+            stored = self._acceptable(checked)
+            if _count_of_templates(stored) == _count_of_templates(checked):
+                return checked
+            rows = [
+                then if one.template is not None and then.template is None else row
+                for row, one, then in zip(rows, checked, stored, strict=True)
+            ]
+        return rows
+
+    def _compared(self, rows: Sequence[Prepared]) -> list[Prepared]:
+        """The rows after their faces were compared with the gallery and with one another."""
         if not (probes := self._probes(rows)):
-            return rows
+            return list(rows)
         gallery, name = self._services.gallery, self._record.name
         # Only who searches needs the index, which maintenance keeps compressed.
         self._services.maintenance.start()

@@ -14,8 +14,10 @@ T = TypeVar("T")
 MAX_EXPANSION = 100
 LEAST_EXPANDED = 256 << 20
 # Long rows with the same metadata compress further. So a row of a table counts as this many bytes
-# at most: even a row that only repeats another one has three compressed bytes, as its id differs.
+# at most. That holds for as many rows as the archive can have: one that repeats another one except
+# for its id has three compressed bytes.
 COUNTED_ROW = 256
+LEAST_ROW = 3
 # The average length up to which that holds; metadata have 16 KiB at most, an embedding some 6 KiB.
 LONG_ROW = 32 << 10
 PIECE = 1 << 16
@@ -58,7 +60,7 @@ class Budget:
         if self._size is None:
             return
         most = max(MAX_EXPANSION * self._size, LEAST_EXPANDED)
-        of_rows = min(self._of_table, self._rows * LONG_ROW)
+        of_rows = min(self._of_table, min(self._rows, self._size // LEAST_ROW) * LONG_ROW)
         spared = of_rows - min(of_rows, self._rows * COUNTED_ROW)
         if self._read + self._of_table - spared > most:
             raise ImportSourceError(

@@ -55,13 +55,9 @@ class LocalImport:
     _journal: Journal  # open while it runs
 
     def __init__(
-        self,
-        services: Services,
-        record: CollectionRecord,
-        options: ImportOptions,
-        workers: int | None = None,
-        import_id: str | None = None,
-    ) -> None:
+        self, services: Services, record: CollectionRecord, options: ImportOptions,
+        workers: int | None = None, import_id: str | None = None,
+    ) -> None:  # fmt: skip
         """`workers`: photos at work at a time; as many as the service has without. The log has the
         `import_id`."""
         self._workers = workers or services.scheduler.workers
@@ -321,10 +317,11 @@ class LocalImport:
         gallery, name = self._services.gallery, self._record.name
         if not new:
             return []
-        if self._options.dry_run:
-            return [error or "" for error in gallery.store.imports.refused(name, new)]
         stops = self._options.on_error is OnError.STOP
-        return gallery.enroll_many(name, new, until_refused=stops)
+        if not self._options.dry_run:
+            return gallery.enroll_many(name, new, until_refused=stops)
+        refused = gallery.store.imports.refused(name, new, until_refused=stops)
+        return [error or "" for error in refused]
 
     def _decided(self, one: Prepared, answer: str | LikenessError | None) -> Prepared:
         """A row after it was stored, or not, as the store answered."""

@@ -46,6 +46,10 @@ def test_a_target_that_no_calibration_supports(
     ):
         assert (answer.status_code, answer.json()["code"]) == (422, "rate_out_of_reach")
         assert next(iter(target)) in answer.json()["detail"]
+    # With a fixed threshold no target decides, until that is removed.
+    assert policy_of(client, url, threshold=0.5, **target)["threshold"] == 0.5
+    assert client.patch(url, json={"policy": {"threshold": None}}).status_code == 422
+    policy_of(client, url, threshold=None, **dict.fromkeys(target))
     # One that was set before, with another calibration, keeps no other member from being changed.
     store = services.gallery.store.collections
     store.update(collection, None, lambda known: {**known.policy, **target})

@@ -201,6 +201,10 @@ def test_an_output_replaces_nothing_that_is_read(run: Run, key: Path, folder: Pa
     assert result.exit_code == 2
     assert "would be replaced" in " ".join(result.output.split())
     assert key.read_bytes() == before
+    photo = next(Path(folder).glob("*/*"))
+    before = photo.read_bytes()
+    assert run("attest", folder, "--key", key, "--output", photo).exit_code == 2
+    assert photo.read_bytes() == before
 
 
 def test_another_key_does_not_verify(run: Run, key: Path, folder: Path, tmp_path: Path) -> None:

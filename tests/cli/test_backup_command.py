@@ -1,7 +1,9 @@
 """`likeness backup` and `likeness restore` as an operator runs them."""
 
 import os
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,20 @@ def test_what_cannot_be_read_or_written(data: Path, tmp_path: Path) -> None:
         assert "cannot be written" in shown
     (tmp_path / "text").write_text("hello, this is no backup at all")
     assert "not a backup" in run("restore", tmp_path / "text", code=2)
+
+
+def test_a_backup_that_cannot_be_restored_replaces_none(data: Path, tmp_path: Path) -> None:
+    """Of a database with a row that no backup may have."""
+    with_people(data, "ada")
+    file = tmp_path / "backup"
+    run("backup", file)
+    before = file.read_bytes()
+    with closing(sqlite3.connect(data / "likeness.db")) as connection, connection:
+        connection.execute("UPDATE persons SET created_at = '1969-06-01 00:00:00'")
+    shown = run("backup", file, "--force", code=2)
+    assert "persons.created_at is the text '1969-06-01" in shown
+    assert file.read_bytes() == before
+    assert not list(tmp_path.glob("*.new"))
 
 
 def test_what_is_no_regular_file_is_not_replaced(data: Path, tmp_path: Path) -> None:

@@ -221,6 +221,21 @@ def test_long_rows_that_repeat_are_no_reason_to_refuse_a_table(
     assert all(row.problem is None for row in rows)
 
 
+def test_more_rows_than_the_archive_has_bytes_for_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bzip2 makes a quarter of a byte of a long row that is there again and again."""
+    path = tmp_path / "x.zip"
+    line = json.dumps({"person_id": "ada", "metadata": {"text": "x" * 15_000}}) + "\n"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("manifest.jsonl", line * 20_000)
+    monkeypatch.setattr(expansion, "LEAST_EXPANDED", MIB)
+    given: list[Row] = []
+    with pytest.raises(ImportSourceError, match="expands to more than"):
+        given.extend(rows_of([str(path)], OPTIONS))
+    assert 0 < len(given) < path.stat().st_size
+
+
 @pytest.mark.parametrize(
     ("metadata", "rows", "suffix", "most"),
     [

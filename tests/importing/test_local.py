@@ -493,6 +493,48 @@ def test_rows_without_a_consent_where_one_is_needed(services: Services) -> None:
     assert outcomes(consent) == [skipped, enrolled, missing, skipped, missing, enrolled]
 
 
+def test_a_row_that_the_store_refuses_is_no_reason_for_a_conflict(services: Services) -> None:
+    """Its person's consent was in a row that is rejected for another conflict."""
+    store, size = services.gallery.store, services.pack.recogniser.dimension
+    space = services.pack.embedding_space
+    store.collections.create("staff", space, size, {}, {"consent_required": True})
+    consent = {"consent": {"reference": "form 17"}}
+    zoe, ann = np.eye(size)[:2]
+    rows = [
+        Row("0", "zoe", metadata=consent, embedding=zoe.tolist()),
+        Row("1", "ann", embedding=ann.tolist()),
+        Row("2", "ann", metadata=consent, embedding=(zoe + 0.01 * ann).tolist()),
+        Row("3", "bob", metadata=consent, embedding=(ann + 0.01 * zoe).tolist()),
+    ]
+    found: list[RowOutcome] = []
+    options = ImportOptions(on_conflict=OnConflict.SKIP)
+    LocalImport(services, services.gallery.require("staff"), options).run(iter(rows), found.append)
+    assert [one.reason for one in found] == ["", "consent_missing", "conflict", ""]
+    assert [one.conflict_with for one in found] == [None, None, "zoe", None]
+
+
+def test_a_dry_run_stops_where_the_import_would(services: Services) -> None:
+    """Consents of rows beyond that one count for neither."""
+    store, size = services.gallery.store, services.pack.recogniser.dimension
+    space = services.pack.embedding_space
+    store.collections.create("staff", space, size, {}, {"consent_required": True})
+    consent = {"consent": {"reference": "form 17"}}
+    given = [("ada", consent), ("bob", None), ("eve", None), ("bob", consent)]
+    rows = [
+        Row(f"{number}", person, metadata=metadata, embedding=np.eye(size)[number].tolist())
+        for number, (person, metadata) in enumerate(given)
+    ]
+    stopped = []
+    for dry_run in (True, False):
+        options = ImportOptions(on_error=OnError.STOP, dry_run=dry_run)
+        with pytest.raises(ImportStopped, match="'bob' has none") as raised:
+            LocalImport(services, services.gallery.require("staff"), options).run(
+                iter(rows), lambda _: None
+            )
+        stopped.append(raised.value.detail)
+    assert stopped[0] == stopped[1]
+
+
 @pytest.mark.parametrize("calls", range(1, 6))
 def test_a_consent_that_ends_meanwhile_ends_no_import(services: Services, calls: int) -> None:
     """Whenever it ends, after a call of the clock: the other rows are stored."""

@@ -60,23 +60,22 @@ class ImportStore:
         with self._database.writing() as connection:
             collection = lock_collection(connection, name).require_space(space)
             people = self._people(connection, collection, (row.person_id for row in rows))
-            refused = people.refused(rows)
-            while until_refused and refused and len(rows) > min(refused) + 1:
-                rows = rows[: min(refused) + 1]
-                refused = people.refused(rows)  # a consent may have come from a row beyond
+            rows, refused = people.refused(rows, until_refused=until_refused)
             accepted = [row for place, row in enumerate(rows) if place not in refused]
             stored = iter(self._stored(connection, collection, people, accepted))
             places = range(len(rows))
             return [refused[place] if place in refused else next(stored) for place in places]
 
-    def refused(self, name: str, rows: Sequence[PersonTemplate]) -> list[LikenessError | None]:
+    def refused(
+        self, name: str, rows: Sequence[PersonTemplate], *, until_refused: bool = False
+    ) -> list[LikenessError | None]:
         """Why rows cannot be stored now, None for the others: the collection needs a consent, and
         the row's metadata, or without metadata its person with the other rows, has none that is
-        valid; or the person's data key cannot be read."""
+        valid; or the person's data key cannot be read. Rows as `enroll` answers for them."""
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
             people = self._people(connection, collection, (row.person_id for row in rows))
-            refused = people.refused(rows)
+            rows, refused = people.refused(rows, until_refused=until_refused)
             return [refused.get(place) for place in range(len(rows))]
 
     def _people(
@@ -237,8 +236,18 @@ class _People:
                 text = f"The data key of '{row.person_id}' cannot be read. {error.detail}"
                 self.unreadable[row.person_id] = type(error)(text)
 
-    def refused(self, rows: Sequence[PersonTemplate]) -> dict[int, LikenessError]:
-        """Errors, by the place of their row, as `ImportStore.refused` says."""
+    def refused(
+        self, rows: Sequence[PersonTemplate], *, until_refused: bool
+    ) -> tuple[Sequence[PersonTemplate], dict[int, LikenessError]]:
+        """The rows that are answered, as `ImportStore.enroll` says, and the errors by the place of
+        their row."""
+        refused = self._refused(rows)
+        while until_refused and refused and len(rows) > min(refused) + 1:
+            rows = rows[: min(refused) + 1]
+            refused = self._refused(rows)  # a consent may have come from a row beyond
+        return rows, refused
+
+    def _refused(self, rows: Sequence[PersonTemplate]) -> dict[int, LikenessError]:
         own = [None if row.metadata is None else consent_until(row.metadata) for row in rows]
         valid = {
             composed(row.person_id): until

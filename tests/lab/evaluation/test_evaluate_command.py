@@ -125,6 +125,15 @@ def test_the_report_is_three_files(people_folder: Path, tmp_path: Path) -> None:
     assert "data:image/jpeg" not in (tmp_path / "bare" / "report.html").read_text()
 
 
+def test_a_report_replaces_nothing_that_is_read(labelled_folder: Path) -> None:
+    pairs = (labelled_folder / "pairs.csv").rename(labelled_folder / "report.csv")
+    before = pairs.read_bytes()
+    result = run(pairs, "--output", labelled_folder)
+    assert result.exit_code == 2
+    assert "would be replaced" in " ".join(result.output.split())
+    assert pairs.read_bytes() == before
+
+
 def test_a_report_that_cannot_be_written(people_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = run(people_folder, "--output", tmp_path / "file" / "report")
