@@ -138,7 +138,6 @@ EmbeddingSpace = Annotated[
         description="The embedding space that `embeddings` are of, as `model.embedding_space` of "
         "the answer that had them says. The call is refused if it is not that of the running pack.",
         max_length=64,
-        examples=["es-d95369e552dd4d70"],
     ),
 ]
 Selection = Annotated[
