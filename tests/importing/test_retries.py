@@ -56,7 +56,7 @@ def test_an_import_goes_on_after_an_error_that_passes(
     """However few attempts a crash would leave it."""
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(module, "MOST_ATTEMPTS", 1)
-    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 0.5)
+    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 0.2)
     begun = fail_first(monkeypatch, error, times=2)
     services = build_services(Settings(data_dir=tmp_path / "data"))
     jobs = ImportJobs(services)
