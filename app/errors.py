@@ -207,6 +207,10 @@ class PersonExists(Conflict):
     code, title = "person_exists", "A person of that id exists"
 
 
+class PreconditionFailed(LikenessError):
+    code, status, title = "precondition_failed", 412, "It was changed since it was read"
+
+
 class DeclaredDifferent(Conflict):
     code, title = "declared_different", "The two persons are declared to be different"
 

@@ -4,6 +4,7 @@ from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Self
 
+from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from app.access.keys import Scope
@@ -11,6 +12,7 @@ from app.api.access import needs
 from app.api.context import CallContext, Context
 from app.api.fields import CallFields, Collection, CollectionName, Metadata
 from app.api.json_bodies import JsonRoute
+from app.api.preconditions import ETAG, TAGGED, IfMatch, etag_of, unchanged
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
 from app.api.responses import (
     TIME,
@@ -34,6 +36,7 @@ from app.errors import (
     Forbidden,
     InvalidCursor,
     NotCalibrated,
+    PreconditionFailed,
     RateOutOfReach,
 )
 from app.gallery.gallery import Gallery
@@ -177,25 +180,43 @@ async def create_collection(context: Context, body: NewCollection) -> Collection
     return await context.write(create)
 
 
-@router.get("/{collection}", responses=problems(IN_COLLECTION))
+@router.get("/{collection}", responses={**problems(IN_COLLECTION), **TAGGED})
 @needs(Scope.MANAGE)
-async def read_collection(context: Context, collection: Collection) -> CollectionAnswer:
+async def read_collection(
+    context: Context, collection: Collection, response: Response
+) -> CollectionAnswer:
     """Read a collection, with the number of its persons and faces."""
-    return await context.read(lambda: _answer(context, context.store.collections.get(collection)))
+
+    def read() -> CollectionAnswer:
+        record = context.store.collections.get(collection)
+        response.headers[ETAG] = etag_of(record)
+        return _answer(context, record)
+
+    return await context.read(read)
 
 
 @router.patch(
     "/{collection}",
-    responses=problems(
-        IN_COLLECTION, ANY_BODY, ANY_WRITE, (NotCalibrated, RateOutOfReach, ConsentMissing)
-    ),
+    responses={
+        **problems(
+            IN_COLLECTION,
+            ANY_BODY,
+            ANY_WRITE,
+            (NotCalibrated, RateOutOfReach, ConsentMissing, PreconditionFailed),
+        ),
+        **TAGGED,
+    },
 )
 @needs(Scope.MANAGE)
 async def update_collection(
-    context: Context, collection: Collection, body: CollectionUpdate
+    context: Context,
+    collection: Collection,
+    body: CollectionUpdate,
+    response: Response,
+    if_match: IfMatch = None,
 ) -> CollectionAnswer:
     """Replace a collection's metadata, change members of its policy, or both."""
-    patch = body.policy
+    patch, check = body.policy, unchanged(if_match)
 
     def merged(known: CollectionRecord) -> JsonObject:
         assert patch is not None
@@ -206,7 +227,9 @@ async def update_collection(
 
     def update() -> CollectionAnswer:
         policy = None if patch is None else merged
-        return _answer(context, context.store.collections.update(collection, body.metadata, policy))
+        record = context.store.collections.update(collection, body.metadata, policy, check=check)
+        response.headers[ETAG] = etag_of(record)
+        return _answer(context, record)
 
     return await context.write(update)
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from fastapi import Query
+from fastapi import Query, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from app.access.keys import Scope
@@ -12,6 +12,7 @@ from app.api.access import needs
 from app.api.context import Context
 from app.api.fields import CallFields, Collection, Filter, Metadata, PersonId
 from app.api.json_bodies import JsonRoute
+from app.api.preconditions import ETAG, TAGGED, IfMatch, etag_of, unchanged
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, describe_validation, problems
 from app.api.responses import (
     TIME,
@@ -26,7 +27,14 @@ from app.api.responses import (
     next_cursor,
 )
 from app.api.routers import GalleryRouter
-from app.errors import ConsentMissing, InvalidCursor, InvalidRequest, PersonExists, PersonNotFound
+from app.errors import (
+    ConsentMissing,
+    InvalidCursor,
+    InvalidRequest,
+    PersonExists,
+    PersonNotFound,
+    PreconditionFailed,
+)
 from app.store.identifiers import MAX_PERSON_ID
 from app.store.metadata import problem_of
 from app.store.records import DeletionCounts, Page, PersonRecord
@@ -176,34 +184,53 @@ async def create_person(context: Context, collection: Collection, body: NewPerso
     return PersonAnswer.of(record, **context.envelope())
 
 
-@router.get("/{person_id}", responses=problems(IN_COLLECTION, (PersonNotFound,)))
+@router.get("/{person_id}", responses={**problems(IN_COLLECTION, (PersonNotFound,)), **TAGGED})
 @needs(Scope.MANAGE)
-async def read_person(context: Context, collection: Collection, person_id: str) -> PersonAnswer:
+async def read_person(
+    context: Context, collection: Collection, person_id: str, response: Response
+) -> PersonAnswer:
     """Read a person, with the number of their faces."""
     record = await context.read(context.store.persons.get, collection, person_id)
+    response.headers[ETAG] = etag_of(record)
     return PersonAnswer.of(record, **context.envelope())
 
 
 @router.patch(
     "/{person_id}",
-    responses=problems(
-        IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonNotFound, PersonExists, ConsentMissing)
-    ),
+    responses={
+        **problems(
+            IN_COLLECTION,
+            ANY_BODY,
+            ANY_WRITE,
+            (PersonNotFound, PersonExists, ConsentMissing, PreconditionFailed),
+        ),
+        **TAGGED,
+    },
 )
 @needs(Scope.MANAGE)
 async def update_person(
-    context: Context, collection: Collection, person_id: str, body: PersonUpdate
+    context: Context,
+    collection: Collection,
+    person_id: str,
+    body: PersonUpdate,
+    response: Response,
+    *,
+    if_match: IfMatch = None,
 ) -> PersonAnswer:
     """Replace a person's metadata, change their id, or both."""
     store, eraser = context.store, context.imports.eraser
+    check = unchanged(if_match)
 
     def update() -> PersonRecord:
         if body.person_id is not None:
-            store.persons.get(collection, person_id)
+            check(store.persons.get(collection, person_id))
             eraser.note(collection, person_id)  # no person has the id afterwards
-        return store.persons.update(collection, person_id, body.metadata, new_id=body.person_id)
+        return store.persons.update(
+            collection, person_id, body.metadata, new_id=body.person_id, check=check
+        )
 
     record = await context.write(update)
+    response.headers[ETAG] = etag_of(record)
     return PersonAnswer.of(record, **context.envelope())
 
 
@@ -234,19 +261,25 @@ async def delete_persons(
 
 @router.delete(
     "/{person_id}",
-    responses=problems(IN_COLLECTION, ANY_WRITE, (PersonNotFound,)),
+    responses=problems(IN_COLLECTION, ANY_WRITE, (PersonNotFound, PreconditionFailed)),
 )
 @needs(Scope.MANAGE)
 async def delete_person(
-    context: Context, collection: Collection, person_id: str, reason: Reason = None
+    context: Context,
+    collection: Collection,
+    person_id: str,
+    reason: Reason = None,
+    if_match: IfMatch = None,
 ) -> DeletionReceipt:
     """Delete a person with all their faces."""
     store, eraser = context.store, context.imports.eraser
+    check = unchanged(if_match)
 
     def delete() -> DeletionCounts:
-        store.persons.get(collection, person_id)  # nothing is noted for an unknown person
+        # Nothing is noted for a person who is unknown or was changed.
+        check(store.persons.get(collection, person_id))
         noted = eraser.note(collection, person_id)
-        return store.persons.delete(collection, person_id, reason).also(noted)
+        return store.persons.delete(collection, person_id, reason, check=check).also(noted)
 
     deletion = await context.delete(delete)
     erased = await context.search(context.gallery.follow_deletion, collection)

@@ -125,15 +125,20 @@ class CollectionStore:
         name: str,
         metadata: JsonObject | None,
         policy: JsonObject | Callable[[CollectionRecord], JsonObject] | None,
+        *,
+        check: Callable[[CollectionRecord], None] | None = None,
     ) -> CollectionRecord:
-        """Replace a collection's metadata, its policy, or both; None leaves one as it is. A
-        function is given the collection as it is, which nobody else can change meanwhile, and
-        returns the new policy. A policy without `keep_crops` deletes the kept crops. Raises
-        ConsentMissing if the policy requires consents that persons do not have."""
+        """Replace a collection's metadata, its policy, or both; None leaves one as it is. Functions
+        are given the collection as it is, which nobody else can change meanwhile: `policy` returns
+        the new policy; if `check` raises, nothing is changed. A policy without `keep_crops` deletes
+        the kept crops. Raises ConsentMissing if the policy requires consents that persons do not
+        have."""
         if metadata is not None:
             check_metadata(metadata)
         with self._database.writing() as connection:
             before = lock_collection(connection, name)
+            if check is not None:
+                check(before)
             new = policy(before) if callable(policy) else policy
             given = {"metadata": metadata, "policy": new}
             values = {column: dict(value) for column, value in given.items() if value is not None}

@@ -1,7 +1,7 @@
 """Persons, and the search for them by id and metadata."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select, update
@@ -103,12 +103,16 @@ class PersonStore:
         metadata: JsonObject | None = None,
         *,
         new_id: str | None = None,
+        check: Callable[[PersonRecord], None] | None = None,
     ) -> PersonRecord:
-        """Replace a person's metadata, change their id, or both. Raises PersonExists if another
-        person has the new id."""
+        """Replace a person's metadata, change their id, or both. `check` is given the person as
+        they are, whom nobody else can change meanwhile; if it raises, nothing is changed. Raises
+        PersonExists if another person has the new id."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             person = get_person(connection, collection, person_id)
+            if check is not None:
+                check(person)
             if metadata is not None:
                 set_metadata(connection, collection, person.key, metadata, self._database.clock())
                 note(connection, "person.metadata_replaced", name, person.key)
@@ -132,11 +136,21 @@ class PersonStore:
             .values(person_id=to, updated_at=self._database.clock())
         )
 
-    def delete(self, name: str, person_id: str, reason: str | None = None) -> DeletionCounts:
-        """Delete a person with all their templates. The audit log has the `reason`."""
+    def delete(
+        self,
+        name: str,
+        person_id: str,
+        reason: str | None = None,
+        *,
+        check: Callable[[PersonRecord], None] | None = None,
+    ) -> DeletionCounts:
+        """Delete a person with all their templates. The audit log has the `reason`. `check` as for
+        `update`."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             person = get_person(connection, collection, person_id)
+            if check is not None:
+                check(person)
             keys = delete_persons(
                 connection, collection, {person.key: reason}, self._database.clock()
             )
