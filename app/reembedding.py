@@ -165,8 +165,8 @@ def _threshold(pack: ModelPack, target_fmr: float) -> float:
     calibration = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
     if calibration is None:
         return pack.decision.threshold
-    point = calibration.operating_point(target_fmr, ONE_COMPARISON)
-    return pack.decision.threshold if point is None else point.threshold
+    found = calibration.threshold_if_supported(target_fmr, ONE_COMPARISON)
+    return pack.decision.threshold if found is None else found
 
 
 def _pairs(templates: Templates) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

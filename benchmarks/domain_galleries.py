@@ -30,7 +30,7 @@ from app.decision.calibration import Calibration
 from app.decision.comparisons import rates_at
 from app.decision.rates import Rate, clopper_pearson
 from app.index.comparator import Comparator
-from app.index.likeness import LEAST_PERSONS, PERSONS, QUANTILE
+from app.index.likeness import LEAST_PERSONS, PERSONS, likeness_of_scores
 from app.index.port import GallerySize
 from app.lab.evaluation.labels import read_attributes
 
@@ -138,7 +138,7 @@ def _likeness(gallery: Faces, comparator: Comparator) -> float | None:
     if len(some) < LEAST_PERSONS:
         return None
     pairs = np.triu_indices(len(some), 1)
-    return float(np.quantile(comparator.scores(some, some)[pairs], QUANTILE))
+    return likeness_of_scores(comparator.scores(some, some)[pairs])
 
 
 def _degraded_galleries(cache: Cache) -> None:

@@ -16,9 +16,9 @@ from app.cli.console import (
     read_settings,
     require_database,
 )
-from app.decision.calibration import SHOWN_FPIR, Calibration
-from app.decision.calibrations import CollectionCalibration, calibrate_collection
-from app.index.port import GallerySize
+from app.decision.calibration import SHOWN_FPIR
+from app.decision.calibrations import calibrate_collection
+from app.decision.thresholds import OperatingPoint, ThresholdRequest, operating_point
 from app.services import build_services
 
 
@@ -49,20 +49,21 @@ def calibrate(
         live = calibrate_collection(
             services.gallery, collection, generator, domain=services.calibrations.domain
         )
+        chain = services.calibrations.chain(services.gallery.require(collection))
+        likeness = services.gallery.likeness(collection)
         size = services.gallery.size(collection)
     finally:
         services.close()
-    _print(live, size)
-
-
-def _print(live: CollectionCalibration, size: GallerySize) -> None:
     source = live.calibration.source
     table = Table(
-        "FPIR", "threshold", "mates missed",
+        "FPIR", "threshold", "mates missed", "calibration",
         title=f"{live.calibration.calibration_id}: {source.persons} people, {source.faces} faces",
     )  # fmt: skip
     for target in SHOWN_FPIR:
-        table.add_row(f"{target:g}", *_point(live.calibration, target, size))
+        request = ThresholdRequest(target_fpir=target)
+        table.add_row(
+            f"{target:g}", *_row(operating_point(request, chain, size, likeness=likeness))
+        )
     out.print(table)
     for suspect in live.suspects:
         err.print(
@@ -73,10 +74,10 @@ def _print(live: CollectionCalibration, size: GallerySize) -> None:
         )
 
 
-def _point(calibration: Calibration, target: float, size: GallerySize) -> tuple[str, str]:
-    point = calibration.operating_point(target, size)
+def _row(point: OperatingPoint | None) -> tuple[str, str, str]:
     if point is None:
-        return "out of reach", ""
+        return "out of reach", "", ""
     mark = " (extrapolated)" if point.extrapolated else ""
     missed = "" if point.fnmr is None else f"{point.fnmr.value:.1%}"
-    return f"{point.threshold:.3f}{mark}", missed
+    whose = "this one" if point.calibration.source.kind == "collection" else "the pack's"
+    return f"{point.threshold:.3f}{mark}", missed, whose

@@ -8,7 +8,6 @@ looks values up in its tables.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -119,15 +118,6 @@ class ScoreExponents(_CalibrationPart):
 
     centroid: Annotated[float, Field(ge=0, le=1)]
     fused: Annotated[float, Field(ge=0, le=1)]
-
-
-@dataclass(frozen=True, slots=True)
-class OperatingPoint:
-    """The threshold for a target rate and the mates it misses (None: none were counted)."""
-
-    threshold: float
-    extrapolated: bool
-    fnmr: Rate | None
 
 
 class Calibration(_CalibrationPart):
@@ -246,6 +236,12 @@ class Calibration(_CalibrationPart):
         assert rate is not None, "the end belongs to the curve"
         return rate
 
+    def interval_width(self, similarity: float, size: GallerySize) -> float:
+        """By which factor the limits of the interval of `fpir_at` differ; infinite where one is not
+        known."""
+        rate = self.fpir_at(similarity, size)
+        return np.inf if rate is None or rate.low <= 0 else rate.high / rate.low
+
     def threshold_at(self, fpir: float, size: GallerySize, name: str = "target_fpir") -> float:
         """The lowest threshold at which a stranger is taken for anyone of a gallery in at most
         that share of searches; with one person of one template, that share is the FMR.
@@ -254,15 +250,12 @@ class Calibration(_CalibrationPart):
         """
         return self._threshold(fpir, self._fpir(size), name)
 
-    def operating_point(self, fpir: float, size: GallerySize) -> OperatingPoint | None:
-        """The threshold for a target rate, and the FNMR there; None if the calibration does not
-        support the rate."""
+    def threshold_if_supported(self, fpir: float, size: GallerySize) -> float | None:
+        """The same; None if the calibration does not support the rate."""
         try:
-            threshold = self.threshold_at(fpir, size)
+            return self.threshold_at(fpir, size)
         except RateOutOfReach:
             return None
-        extrapolated = self.is_extrapolated(threshold)
-        return OperatingPoint(threshold, extrapolated, self.fnmr_at(threshold))
 
     def lowest_fpir(self, size: GallerySize) -> float:
         """The lowest false positive identification rate it can answer for at a gallery's size."""

@@ -8,12 +8,18 @@ from typing import Literal
 
 from app.decision.calibration import Calibration
 from app.decision.policy import CollectionPolicy
+from app.decision.rates import Rate
 from app.errors import NotCalibrated, RateOutOfReach
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 from app.types import FloatArray
 
 ONE_COMPARISON = GallerySize(persons=1, templates=1)
+# A calibration decides only where the limits of its rate's 95 % interval are within this factor of
+# each other, as long as another one knows the rate better. A collection of 100 or 200 people says
+# little of rates that its few pairs do not reach: at 1 % its own calibration let two to four times
+# as many strangers pass (docs/benchmarks/accuracy.md).
+WIDEST_INTERVAL = 25.0
 
 
 class ThresholdSource(StrEnum):
@@ -109,6 +115,16 @@ class ThresholdDecision:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """What decides at a target, and the mates that it misses (None: none were counted)."""
+
+    threshold: float
+    calibration: Calibration
+    extrapolated: bool
+    fnmr: Rate | None
+
+
+@dataclass(frozen=True, slots=True)
 class Default:
     """Which of a policy's targets holds where a call names none, and the size of gallery that its
     threshold is for."""
@@ -133,6 +149,31 @@ def identification_threshold(
     else:
         decision = _policy_threshold(request, policy, chain, size, Default("target_fpir", size))
     return replace(decision.lifted(likeness, size), score=chain.score)
+
+
+def operating_point(
+    request: ThresholdRequest,
+    chain: CalibrationChain,
+    gallery: GallerySize,
+    *,
+    likeness: float | None = None,
+) -> OperatingPoint | None:
+    """What decides a search at the target that `request` names; None where no calibration supports
+    it."""
+    try:
+        found = identification_threshold(
+            request, CollectionPolicy(), chain, gallery, likeness=likeness
+        )
+    except RateOutOfReach:
+        return None
+    assert found.calibration is not None, "a target needs one"
+    counted = found.unshifted(found.threshold)
+    return OperatingPoint(
+        found.threshold,
+        found.calibration,
+        found.calibration.is_extrapolated(counted),
+        found.calibration.fnmr_at(counted),
+    )
 
 
 def verification_threshold(
@@ -206,14 +247,21 @@ def _requested_threshold(
 def _at(
     target: float, name: str, size: GallerySize, chain: CalibrationChain, source: ThresholdSource
 ) -> ThresholdDecision:
-    """By the first calibration that supports the target. Raises RateOutOfReach of the one that
-    supports the lowest rate."""
+    """By the first calibration that knows the target's rate within WIDEST_INTERVAL, or else by the
+    one that knows it best. Raises RateOutOfReach of the one that supports the lowest rate."""
     refusals: list[tuple[float, RateOutOfReach]] = []
+    uncertain: list[tuple[float, ThresholdDecision]] = []
     for calibration in chain.calibrations:
         try:
             threshold = calibration.threshold_at(target, size, name)
-            return ThresholdDecision(threshold, source, target, calibration)
         except RateOutOfReach as error:
             refusals.append((calibration.lowest_fpir(size), error))
+            continue
+        width = calibration.interval_width(threshold, size)
+        uncertain.append((width, ThresholdDecision(threshold, source, target, calibration)))
+        if width <= WIDEST_INTERVAL:
+            return uncertain[-1][1]
+    if uncertain:
+        return min(uncertain, key=lambda one: one[0])[1]
     assert refusals, "there is at least one calibration"
     raise min(refusals, key=lambda one: one[0])[1]

@@ -13,8 +13,12 @@ from app.index.comparator import Comparator
 from app.types import FloatArray
 
 QUANTILE = 0.99
-# With fewer people a single look-alike would decide.
-LEAST_PERSONS = 40
+# Of fewer people a single look-alike would decide the quantile: it is computed from the mean and
+# the standard deviation then, as of a normal distribution (docs/benchmarks/accuracy.md).
+FEW_PERSONS = 40
+NORMAL_QUANTILE = 2.326
+# And of fewer than these, everything.
+LEAST_PERSONS = 10
 # Two ids with a score above this count as one person,
 SAME_PERSON = 0.9
 # and so do two whose score is so many times as far above the median of all pairs as the 90th
@@ -44,11 +48,10 @@ def likeness_of(vectors: FloatArray, comparator: Comparator) -> float | None:
         if len(scores) < LEAST_PERSONS:
             return None
         pairs = _pairs(scores)
-    median, high, found = np.quantile(pairs, (0.5, 0.9, QUANTILE))
+    median, high = np.quantile(pairs, (0.5, 0.9))
     most = float(median + SPREADS * (high - median))
-    if pairs.max() <= most:
-        return float(found)
-    scores = _of_different(scores, most)
+    if pairs.max() > most:
+        scores = _of_different(scores, most)
     return None if len(scores) < LEAST_PERSONS else likeness_of_scores(_pairs(scores))
 
 
@@ -67,7 +70,9 @@ def _of_different(scores: FloatArray, most: float) -> FloatArray:
 
 
 def likeness_of_scores(scores: FloatArray) -> float:
-    """The likeness of people, given by the scores of all pairs of different ones."""
+    """The likeness of people, given by the scores (n,) of all pairs of different ones."""
+    if len(scores) < FEW_PERSONS * (FEW_PERSONS - 1) // 2:
+        return float(scores.mean() + NORMAL_QUANTILE * scores.std())
     return float(np.quantile(scores, QUANTILE))
 
 

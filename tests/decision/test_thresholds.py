@@ -101,6 +101,35 @@ def test_the_pack_s_serves_where_the_collection_s_does_not_reach() -> None:
     assert rule.calibration is PACK
 
 
+def uncertain(factor: float) -> Calibration:
+    """A collection's own, whose rates are known within this factor in both directions."""
+    rates = CONTENT["fmr"]["rate"]
+    low, high = [rate / factor for rate in rates], [min(1.0, rate * factor) for rate in rates]
+    return calibration(fmr={**CONTENT["fmr"], "low": low, "high": high})
+
+
+def test_the_pack_s_serves_where_the_collection_s_is_only_a_guess() -> None:
+    """One of 100 people follows the tail for three decades beyond its pairs, and is wrong."""
+    vague, clear = uncertain(6), uncertain(4)
+    for request in (ThresholdRequest(target_fpir=0.1), ThresholdRequest(target_fmr=1e-3)):
+        by_vague, by_clear = (
+            identification_threshold(request, PLAIN, chain(own, PACK), HUNDRED)
+            for own in (vague, clear)
+        )
+        assert by_vague.calibration is PACK
+        assert by_clear.calibration is clear
+
+
+def test_of_two_guesses_the_better_one_serves() -> None:
+    own, worse = uncertain(6), uncertain(8)
+    for request in (ThresholdRequest(target_fpir=0.1), ThresholdRequest()):
+        found = identification_threshold(request, PLAIN, chain(own, worse), HUNDRED)
+        assert found.calibration is own
+        found = identification_threshold(request, PLAIN, chain(worse, own), HUNDRED)
+        assert found.calibration is own
+    assert identification_threshold(request, PLAIN, chain(own), HUNDRED).calibration is own
+
+
 @pytest.mark.parametrize("own_reaches_further", [True, False])
 def test_a_refusal_names_the_lowest_rate_that_is_supported(own_reaches_further: bool) -> None:
     short = {key: CONTENT["fmr"][key][:3] for key in ("similarity", "rate", "low", "high")}

@@ -43,6 +43,22 @@ def test_of_too_few_people_nothing_is_known(new_index: NewIndex) -> None:
     assert new_index(D).likeness(COSINE) is None
 
 
+def test_of_few_people_no_single_pair_decides(new_index: NewIndex) -> None:
+    """Two relatives among twelve people; twelve people who are all alike."""
+
+    def likeness(vectors: Vectors) -> float:
+        found = filled(new_index, templates(vectors)).likeness(COSINE)
+        assert found is not None
+        return found
+
+    people = drawn(12)
+    assert likeness(people) == pytest.approx(expected(drawn(400)), abs=0.04)
+    relatives = people.copy()
+    relatives[1] = unit(people[:1] + 1.4 * people[1:2])[0]
+    assert likeness(relatives) < expected(relatives) - 0.05
+    assert likeness(unit(people + 0.5 * drawn(1, seed=3))) > likeness(people) + 0.1
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.6], ids=["the same photo", "another photo"])
 def test_several_ids_of_one_person_count_once(new_index: NewIndex, noise: float) -> None:
     """They would be the most similar pairs, and a gallery of them would identify nobody."""

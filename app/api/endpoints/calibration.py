@@ -16,13 +16,17 @@ from app.api.fields import Collection
 from app.api.problems import ANY_WRITE, IN_SPACE, problems
 from app.api.responses import TIME, Answer, Example, example_of
 from app.api.routers import GalleryRouter
-from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration, ScoreExponents
+from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, ScoreExponents
 from app.decision.calibrations import CollectionCalibration, calibrate_collection
 from app.decision.domain import Domain
-from app.decision.thresholds import ONE_COMPARISON
+from app.decision.thresholds import (
+    ONE_COMPARISON,
+    OperatingPoint,
+    ThresholdRequest,
+    operating_point,
+)
 from app.errors import NotEnoughData
 from app.index.person_scores import PersonScore
-from app.index.port import GallerySize
 from app.services import Services
 
 router = GalleryRouter(prefix="/v1/collections/{collection}", tags=["calibration"])
@@ -53,9 +57,17 @@ class OperatingPointInfo(BaseModel):
     target: Annotated[float, Example(0.0001)]
     threshold: Annotated[
         float | None,
-        Field(description="Null if the rate is below what the calibration supports."),
+        Field(description="Null if no calibration supports a rate that low."),
         Example(0.527),
     ]
+    calibration_source: Annotated[
+        Literal["collection", "pack"] | None,
+        Field(
+            description="Whose calibration decides at this target: the pack's, where the "
+            "collection's own does not know the rate well enough."
+        ),
+        Example("collection"),
+    ] = None
     extrapolated: Annotated[bool, Example(False)] = False
     fnmr: Annotated[
         float | None,
@@ -65,17 +77,15 @@ class OperatingPointInfo(BaseModel):
     fnmr_interval: Annotated[FmrInterval, Example([0.036, 0.065])] = None
 
     @classmethod
-    def of(
-        cls, calibration: Calibration, target: float, size: GallerySize, lift: float = 0.0
-    ) -> Self:
-        """The point for a target rate in a gallery of that size, its threshold raised by `lift`."""
-        point = calibration.operating_point(target, size)
+    def of(cls, target: float, point: OperatingPoint | None) -> Self:
+        """What decides at a target."""
         if point is None:
             return cls(target=target, threshold=None)
         missed = point.fnmr
         return cls(
             target=target,
-            threshold=round(min(1.0, point.threshold + lift), 4),
+            threshold=round(point.threshold, 4),
+            calibration_source=calibration_kind(point.calibration),
             extrapolated=point.extrapolated,
             fnmr=None if missed is None else three_digits(missed.value),
             fnmr_interval=(
@@ -203,13 +213,17 @@ class CalibrationAnswer(Answer):
         float | None,
         Field(
             description="99th percentile of the scores of the collection's different people; null "
-            "with fewer than 40 people, or without a domain."
+            "with fewer than 10 people, or without a domain. With fewer than 40 it is estimated "
+            "from the mean and the standard deviation of the scores."
         ),
         Example(0.361),
     ] = None
     lift: Annotated[
         float,
-        Field(description="By how much `likeness` raises the thresholds for target_fpir."),
+        Field(
+            description="By how much `likeness` raises the thresholds of this calibration for "
+            "target_fpir."
+        ),
         Example(0.0142),
     ] = 0.0
     domain: Annotated[
@@ -257,8 +271,21 @@ class CalibrationAnswer(Answer):
             likeness=None if domain is None or likeness is None else round(likeness, 4),
             lift=round(lift, 4),
             domain=None if domain is None else DomainInfo.of(domain),
-            fmr=[OperatingPointInfo.of(calibration, rate, ONE_COMPARISON) for rate in SHOWN_FMR],
-            fpir=[OperatingPointInfo.of(calibration, rate, size, lift) for rate in SHOWN_FPIR],
+            fmr=[
+                OperatingPointInfo.of(
+                    rate, operating_point(ThresholdRequest(target_fmr=rate), chain, ONE_COMPARISON)
+                )
+                for rate in SHOWN_FMR
+            ],
+            fpir=[
+                OperatingPointInfo.of(
+                    rate,
+                    operating_point(
+                        ThresholdRequest(target_fpir=rate), chain, size, likeness=likeness
+                    ),
+                )
+                for rate in SHOWN_FPIR
+            ],
             **others,
         )
 

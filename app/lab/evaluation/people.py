@@ -266,8 +266,8 @@ def _thresholds(
     comparing = pack.decision.threshold
     # The tail of some hundred people may end above the target.
     if calibration is not None:
-        point = calibration.operating_point(policy.target_fmr, ONE_COMPARISON)
-        comparing = comparing if point is None else point.threshold
+        found = calibration.threshold_if_supported(policy.target_fmr, ONE_COMPARISON)
+        comparing = comparing if found is None else found
     searching = comparing if setting is None else setting.threshold
     points = identification[-1].points if identification else ()
     return comparing, next(
