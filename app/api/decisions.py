@@ -63,7 +63,8 @@ Fmr = Annotated[
         description=(
             "Share of comparisons of different people that reach this similarity. Null without "
             "a calibration, and if the similarity is so high that only the upper limit of the "
-            "interval is known."
+            "interval is known. 1 if it is below the lowest similarity of the calibration: the "
+            "lower limit of the interval is that of the rate there."
         )
     ),
 ]

@@ -39,6 +39,10 @@ class VerifyStatus(StrEnum):
     REJECTED = "rejected"
 
 
+# The reason of a face whose person is identified in another face of the photo.
+IN_OTHER_FACE = "identified_in_other_face"
+
+
 def is_match(similarity: float, threshold: float) -> bool:
     """Whether a similarity counts as the same person: the threshold itself does."""
     return similarity >= threshold
@@ -56,8 +60,8 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`person` is set when identified, `reasons` (stable codes) when rejected or ambiguous, `doubt`
-    when ambiguous."""
+    """`person` is set when identified, `reasons` (stable codes) when rejected or ambiguous, or
+    unknown although a person is similar enough, `doubt` when ambiguous."""
 
     status: Status
     person: Candidate | None = None
@@ -82,9 +86,15 @@ def decide(
     open_rows = [() if why else row for why, row in zip(reasons, rows, strict=True)]
     if one_person_once:
         persons = assign_persons(open_rows, threshold)
-    else:
-        persons = [_nearest(row, threshold) for row in open_rows]
-    return [_verdict(why, person) for why, person in zip(reasons, persons, strict=True)]
+        return [
+            Verdict(Status.UNKNOWN, reasons=(IN_OTHER_FACE,))
+            if person is None and _nearest(row, threshold)
+            else _verdict(why, person)
+            for why, person, row in zip(reasons, persons, open_rows, strict=True)
+        ]
+    return [
+        _verdict(why, _nearest(row, threshold)) for why, row in zip(reasons, open_rows, strict=True)
+    ]
 
 
 def _nearest(row: Sequence[Candidate], threshold: float) -> Candidate | None:

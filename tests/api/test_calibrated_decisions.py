@@ -107,7 +107,9 @@ class TestIdentify:
         once = presidents.identify(buffer.getvalue(), one_person_once="true").json()["faces"]
         assert [face["person_id"] for face in twice].count("obama") == 2
         assert [face["person_id"] for face in once].count("obama") == 1
-        assert [face["status"] for face in once].count("unknown") == 1
+        (other,) = (face for face in once if face["status"] == "unknown")
+        assert other["reasons"] == ["identified_in_other_face"]
+        assert other["candidates"][0]["person_id"] == "obama"
 
 
 class TestVerify:

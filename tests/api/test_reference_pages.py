@@ -63,7 +63,8 @@ def test_every_reason_is_explained() -> None:
     gate = {limit.code: f"`{limit.name}`" for limit in (gates._NOT_LIVE, *gates._LIMITS)}
     listed = rows(section("errors.md", "## Reasons of a gate"))
     assert {code: cells[0] for code, cells in listed.items()} == gate
-    decided = {verdicts.OUTSIDE_CALIBRATION, pairs.MARGIN_TOO_SMALL, pairs.NEARER_TO_OTHER}
+    decided = {verdicts.OUTSIDE_CALIBRATION, verdicts.IN_OTHER_FACE}
+    decided |= {pairs.MARGIN_TOO_SMALL, pairs.NEARER_TO_OTHER}
     assert set(rows(section("errors.md", "## Reasons of a decision"))) == decided
     imports = {checks.CONFLICT, local.DECLARED, outcomes.NOT_LISTED}
     imports |= {"already_enrolled", "near_duplicate"}

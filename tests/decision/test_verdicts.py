@@ -48,6 +48,15 @@ def test_with_it_the_better_face_keeps_the_person() -> None:
     assert names(verdicts) == ["bob", "ada"]
 
 
+def test_the_other_face_says_where_its_person_was_found() -> None:
+    """It is not a stranger's: a second photo of the person, a mirror, a look-alike."""
+    rows = [row(ada=0.8, bob=0.3), row(ada=0.9), row(ada=0.2)]
+    verdicts = decide([face()] * 3, rows, 0.4, OPEN_GATE, one_person_once=True)
+    assert names(verdicts) == [None, "ada", None]
+    assert [one.status for one in verdicts].count(Status.UNKNOWN) == 2
+    assert [one.reasons for one in verdicts] == [("identified_in_other_face",), (), ()]
+
+
 def test_a_rejected_face_takes_nobody() -> None:
     gate = QualityGate(min_sharpness=50)
     rows = [row(ada=0.95), row(ada=0.8)]

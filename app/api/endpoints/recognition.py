@@ -202,6 +202,8 @@ class IdentifiedFace(FaceInfo, Doubtful):
                 "Why it was rejected: the limits of the collection's gate that it fails, or "
                 "`outside_calibration` if this face and the nearest stored one both look so "
                 "degraded (`degradation`) that their similarity says nothing about identity. "
+                "If unknown with `one_person_once`: `identified_in_other_face` if everybody who "
+                "reaches the threshold is identified in another face of the photo. "
                 "If ambiguous: `margin_too_small`, or `nearer_to_other` if another of "
                 "`between` is clearly more similar than the person whom the search found, for "
                 "example one whom the filter excludes."
