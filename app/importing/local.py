@@ -158,7 +158,8 @@ class LocalImport:
         """Before a photo is analysed in vain; the store decides. Raises ConsentMissing."""
         if row.metadata is not None:
             now = self._services.gallery.store.database.clock()
-            require_consent(self._record, row.person_id, consent_until(row.metadata), now)
+            until = consent_until(row.metadata)
+            require_consent(self._record, row.person_id, until, now, row.metadata)
 
     def _embedded(self, row: Row) -> Prepared:
         assert row.embedding is not None, "a row has a photo, an embedding or a problem"

@@ -306,4 +306,5 @@ def _require_consent(store: Store, request: EnrollRequest) -> None:
     else:
         with suppress(PersonNotFound):
             until = store.persons.get(request.collection, request.person_id).consent_until
-    require_consent(record, request.person_id, until, store.database.clock())
+    now = store.database.clock()
+    require_consent(record, request.person_id, until, now, request.metadata)

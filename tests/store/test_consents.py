@@ -73,6 +73,49 @@ def test_nobody_is_enrolled_without_one(strict: Store, metadata: Any) -> None:
     assert "person.enrolled" not in actions(strict)
 
 
+@pytest.mark.parametrize(
+    ("consent", "text"),
+    [
+        ("yes", "metadata.consent is 'yes', not an object"),
+        (True, "metadata.consent is true, not an object"),
+        ({"expires": "2029-11-26"}, "metadata.consent.reference is null, not a text"),
+        ({"reference": " "}, "metadata.consent.reference has 0 characters"),
+        ({"reference": "f" * 301}, "metadata.consent.reference has 301 characters"),
+        (
+            {"reference": "f", "expires": "01.02.2030"},
+            "metadata.consent.expires is '01.02.2030', not a day and not a time with its zone",
+        ),
+        ({"reference": "f", "expires": 20300201}, "consent.expires is 20300201, not a day"),
+        ({"reference": "f", "expires": "9" * 99}, f"expires is '{'9' * 40}…', not a day"),
+        (
+            {"reference": "f", "expires": "2020-01-01"},
+            "'ada' that is valid now, and metadata.consent.expires is '2020-01-01'",
+        ),
+        ({"reference": "f", "withdrawn": "yes"}, "metadata.consent.withdrawn is 'yes'"),
+    ],
+)
+def test_a_refusal_names_the_member_of_the_call(strict: Store, consent: Any, text: str) -> None:
+    """And says nothing of a person who does not exist."""
+    metadata = {"consent": consent}
+    refusals = [strict.imports.enroll("staff", [PersonTemplate("ada", metadata, NEW[0])], SPACE)[0]]
+    store_person(strict, "staff", "bob", YEAR, NEW)
+    for call in (
+        lambda: store_person(strict, "staff", "ada", metadata, NEW),
+        lambda: strict.persons.create("staff", "ada", metadata),
+        lambda: strict.persons.update("staff", "bob", metadata),
+    ):
+        try:
+            call()
+        except ConsentMissing as error:
+            refusals.append(error)
+    ended = consent_until(metadata) is not None  # then a person's metadata may be replaced by it
+    assert len(refusals) == (3 if ended else 4)
+    for refusal in refusals:
+        assert isinstance(refusal, ConsentMissing)
+        assert text in refusal.detail
+        assert "deleted soon" not in refusal.detail
+
+
 def test_one_consent_is_for_further_photos(strict: Store) -> None:
     store_person(strict, "staff", "ada", YEAR, NEW)
     store_person(strict, "staff", "ada", None, NEW)

@@ -237,7 +237,11 @@ class IdentifyAnswer(Answer, Decided):
     collection: Annotated[str, Example("default")]
     searched: Annotated[
         Extent,
-        Field(description="Number of persons and faces that were searched, after the filter."),
+        Field(
+            description="Number of persons and faces in the gallery that was searched, after the "
+            "filter; `threshold` follows it. A person whose consent has ended is not a candidate, "
+            "but counts until the deletion."
+        ),
     ]
     fpir: Annotated[
         float | None,

@@ -5,6 +5,7 @@ and until when it is valid. `"withdrawn": true` ends it at once. The end is stor
 metadata is written, so that ended consents are found without reading all metadata.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -31,6 +32,7 @@ from app.types import JsonObject
 
 MEMBER = "consent"
 MAX_REFERENCE = 300
+MAX_SHOWN = 40
 WITHOUT_END = datetime(9999, 12, 31, tzinfo=UTC)
 WITHDRAWN = datetime(1970, 1, 1, tzinfo=UTC)
 # Ends are between these: in the time zone of a PostgreSQL session none is beyond the years 1 to
@@ -60,24 +62,57 @@ class Consent:
         return None if self.until in (WITHOUT_END, WITHDRAWN) else self.until
 
 
+class _Malformed(ValueError):
+    """A consent is not in the expected form; the text says which member is wrong."""
+
+
 def consent_of(metadata: JsonObject) -> Consent | None:
     """The consent that metadata has; None if there is none in the expected form."""
-    found = metadata.get(MEMBER)
-    if not isinstance(found, dict):
+    try:
+        return _parsed(metadata)
+    except _Malformed:
         return None
-    reference, withdrawn = found.get("reference"), found.get("withdrawn")
-    if not isinstance(reference, str) or not 1 <= len(reference.strip()) <= MAX_REFERENCE:
-        return None
-    if withdrawn is not None and withdrawn is not False:
-        return Consent(reference, WITHDRAWN)
-    until = _end_of(found.get("expires"))
-    return None if until is None else Consent(reference, min(max(until, EARLIEST), WITHOUT_END))
 
 
 def consent_until(metadata: JsonObject) -> datetime | None:
     """Until when the consent in metadata is valid; None without one."""
     found = consent_of(metadata)
     return None if found is None else found.until
+
+
+def _parsed(metadata: JsonObject) -> Consent | None:
+    """The consent that metadata has; None without the member. Raises _Malformed."""
+    if MEMBER not in metadata:
+        return None
+    found = metadata[MEMBER]
+    if not isinstance(found, dict):
+        raise _Malformed(f"metadata.consent is {_shown(found)}, not an object")
+    reference, withdrawn = found.get("reference"), found.get("withdrawn")
+    if not isinstance(reference, str):
+        raise _Malformed(f"metadata.consent.reference is {_shown(reference)}, not a text")
+    if not 1 <= len(reference.strip()) <= MAX_REFERENCE:
+        count = len(reference.strip())
+        raise _Malformed(f"metadata.consent.reference has {count:,} characters")
+    if withdrawn is not None and withdrawn is not False:
+        return Consent(reference, WITHDRAWN)
+    expires = found.get("expires")
+    until = _end_of(expires)
+    if until is None:
+        raise _Malformed(
+            f"metadata.consent.expires is {_shown(expires)}, not a day and not a time with its zone"
+        )
+    return Consent(reference, min(max(until, EARLIEST), WITHOUT_END))
+
+
+def _shown(value: object) -> str:
+    """A value of metadata as a message shows it; values can be long."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "an array"
+    text = str(value)
+    text = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+    return f"'{text}'" if isinstance(value, str) else text
 
 
 def _end_of(expires: object) -> datetime | None:
@@ -106,21 +141,44 @@ def needs_consent(collection: CollectionRecord) -> bool:
 
 
 def require_consent(
-    collection: CollectionRecord, person_id: str, until: datetime | None, now: datetime
+    collection: CollectionRecord,
+    person_id: str,
+    until: datetime | None,
+    now: datetime,
+    metadata: JsonObject | None = None,
 ) -> None:
-    """Raise ConsentMissing if the collection needs a consent and this one is not valid now."""
+    """Raise ConsentMissing if the collection needs a consent and this one is not valid now.
+    `metadata`: what the call gave, if the consent is from there and not a stored person's."""
     if not needs_consent(collection) or (until is not None and until > now):
         return
     if until is None:
+        fault = _fault(metadata) or f"'{person_id}' has none"
         raise ConsentMissing(
-            f"The collection '{collection.name}' needs the consent of each person, and "
-            f"'{person_id}' has none. {FORM}"
+            f"The collection '{collection.name}' needs the consent of each person, and {fault}. "
+            f"{FORM}"
+        )
+    if metadata is not None:
+        consent = metadata[MEMBER]
+        member = "withdrawn" if until == WITHDRAWN else "expires"
+        raise ConsentMissing(
+            f"The collection '{collection.name}' needs a consent of '{person_id}' that is valid "
+            f"now, and metadata.consent.{member} is {_shown(consent[member])}: this consent has "
+            "ended. Send metadata with a valid one."
         )
     raise ConsentMissing(
         f"The consent of '{person_id}' has ended, and the collection '{collection.name}' needs "
         "one: the person is not matched any more, and is deleted soon. Send metadata with a new "
         "consent if there is one."
     )
+
+
+def _fault(metadata: JsonObject | None) -> str | None:
+    """What is wrong with the form of a consent; None if there is no consent."""
+    try:
+        _parsed(metadata or {})
+    except _Malformed as error:
+        return str(error)
+    return None
 
 
 SHOWN = 10
@@ -135,8 +193,9 @@ def keep_consent(
     after = consent_until(metadata)
     if after is None and needs_consent(collection):
         raise ConsentMissing(
-            f"The collection '{collection.name}' needs the consent of each person, so metadata "
-            f"without one is refused. {FORM} If the person has no consent, delete the person."
+            f"The collection '{collection.name}' needs the consent of each person, and "
+            f"{_fault(metadata) or 'the metadata has none'}. {FORM} If the person has no consent, "
+            "delete the person."
         )
     query = select(persons.c.consent_until).where(persons.c.id == person)
     stored = connection.execute(query).scalar_one()

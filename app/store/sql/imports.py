@@ -263,7 +263,7 @@ class _People:
                 continue
             until = consents.get(person_id) if row.metadata is None else own[place]
             try:
-                require_consent(self.collection, row.person_id, until, self.now)
+                require_consent(self.collection, row.person_id, until, self.now, row.metadata)
             except ConsentMissing as error:
                 refused[place] = error.with_traceback(None)
         return refused

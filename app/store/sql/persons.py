@@ -211,7 +211,7 @@ def insert_person(
     """The new person's key. Raises InvalidRequest if the id or the metadata breaks the rules, and
     ConsentMissing if the collection needs a consent."""
     checked, until = dict(check_metadata(metadata)), consent_until(metadata)
-    require_consent(collection, person_id, until, now)
+    require_consent(collection, person_id, until, now, metadata)
     new = {
         "collection": collection.key,
         "person_id": new_person_id(person_id),

@@ -259,7 +259,7 @@ class _Put:
                 set_metadata(connection, collection, key, metadata, self.now)
         if needs_consent(collection):
             until = get_person(connection, collection, person_id).consent_until
-            require_consent(collection, person_id, until, self.now)
+            require_consent(collection, person_id, until, self.now, metadata)
         data_key = self.codec.data_key(connection, collection, key)
         known_as = new_person_id(person_id) if person is None else person.person_id
         return _Owner(key, known_as, data_key, person is None)
