@@ -215,6 +215,10 @@ class DeclaredDifferent(Conflict):
     code, title = "declared_different", "The two persons are declared to be different"
 
 
+class OtherFaceEnrolled(Conflict):
+    code, title = "other_face_enrolled", "Another face of this photo is enrolled for the person"
+
+
 class EnrolledBefore(Conflict):
     """The enrollment of that Idempotency-Key is done; its answer can be had."""
 

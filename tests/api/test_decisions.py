@@ -170,6 +170,26 @@ class TestEnroll:
         answer = gallery.enroll("someone", group_photo, face_selection="largest")
         assert len(answer.json()["enrolled"]) == 1
 
+    def test_another_face_of_a_photo_that_is_enrolled(self, gallery: Any) -> None:
+        """To answer that the photo is known would leave the wrong face under the id."""
+        both, buffer = Image.new("RGB", (900, 480)), io.BytesIO()
+        for name, size, place in (("obama.jpg", (384, 480), 0), ("biden.jpg", (240, 300), 390)):
+            portrait = Image.open(io.BytesIO(gallery.photo(name))).convert("RGB")
+            both.paste(portrait.resize(size), (place, 60 if place else 0))
+        both.save(buffer, "PNG")
+        first = gallery.enroll("joe", buffer.getvalue(), face_selection="largest").json()
+        again = gallery.enroll("joe", buffer.getvalue(), face_selection="largest").json()
+        assert again["enrolled"][0]["duplicate"]
+        other = gallery.enroll("joe", buffer.getvalue(), face_selection="centre")
+        assert (other.status_code, code_of(other)) == (409, "other_face_enrolled")
+        wrong = first["enrolled"][0]["face_id"]
+        assert other.json()["face_id"] == wrong
+        gallery.client.delete(f"/v1/collections/{gallery.name}/faces/{wrong}").raise_for_status()
+        right = gallery.enroll("joe", buffer.getvalue(), face_selection="centre")
+        assert right.json()["enrolled"][0]["duplicate"] is False
+        (face,) = gallery.identify(gallery.photo("biden.jpg")).json()["faces"]
+        assert face["person_id"] == "joe"
+
     def test_the_same_photo_twice_is_stored_once(self, gallery: Any) -> None:
         photo = gallery.photo("obama.jpg")
         first = gallery.enroll("obama", photo).json()["enrolled"][0]

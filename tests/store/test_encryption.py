@@ -223,7 +223,7 @@ def test_a_plain_face_that_gets_another_person_is_encrypted_completely(
         store.persons.create("default", "bob", {})
         store.corrections.merge_persons("default", "ada", "bob")
     assert plain_left(store) == []
-    again = with_companions(directions(1)[0], "ada")
+    again = with_companions(store.embeddings.of_person("default", "bob")[1][0], "ada")
     assert store_person(store, "default", "bob", None, [again])[0].duplicate
 
 
@@ -251,9 +251,10 @@ def test_a_migration_to_another_space_leaves_nothing_plain(
 ) -> None:
     store = before_a_key(engine_url, directions, "ada", "bob")
     former = store.embeddings.of_person("default", "ada")[1]
-    migrate_to_other(store, directions(1)[0])
+    (other,) = directions(1)
+    migrate_to_other(store, other)
     assert plain_left(store) == []
-    again = with_companions(directions(1)[0], "ada")
+    again = with_companions(other, "ada")
     assert store_person(store, "default", "ada", None, [again], space="es-other")[0].duplicate
     store.alternate_embeddings.cut_over("default", SPACE, DIMENSION)
     assert np.array_equal(store.embeddings.of_person("default", "ada")[1], former)
@@ -278,7 +279,8 @@ def test_what_a_migration_of_an_earlier_version_left_is_counted_and_encrypted(
 ) -> None:
     store = before_a_key(engine_url, directions, "ada")
     _, digest, embedding, crop = stored_face(store)
-    migrate_to_other(store, directions(1)[0])
+    (other,) = directions(1)
+    migrate_to_other(store, other)
     restore_plain(store, "spares", digest, embedding, crop)
     state = store.encryption.state()
     assert (state.plain, state.plain_crops, state.plain_alternates) == (0, 1, 1)
@@ -286,7 +288,7 @@ def test_what_a_migration_of_an_earlier_version_left_is_counted_and_encrypted(
     assert plain_left(store) == []
     state = store.encryption.state()
     assert (state.plain, state.plain_crops, state.plain_alternates) == (0, 0, 0)
-    again = with_companions(directions(1)[0], "ada")
+    again = with_companions(other, "ada")
     assert store_person(store, "default", "ada", None, [again], space="es-other")[0].duplicate
 
 

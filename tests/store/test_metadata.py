@@ -91,17 +91,16 @@ values = st.recursive(
 
 @pytest.mark.parametrize("examples", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_whatever_is_stored_is_shown_as_what_could_be(examples: int) -> None:
-    given(st.dictionaries(st.text(st.characters()), values))(
-        settings(max_examples=examples)(is_shown_as_what_could_be)
-    )()
+    @settings(max_examples=examples)
+    @given(st.dictionaries(st.text(st.characters()), values))
+    def check(value: dict[str, Any]) -> None:
+        shown = read_stored(json.dumps(value))
+        assert find_problem(dict(shown)) is None
+        assert (problem_of(shown) is None) == (find_problem(value) is None)
+        if problem_of(shown) is None:
+            assert json.dumps(shown, sort_keys=True) == json.dumps(value, sort_keys=True)
 
-
-def is_shown_as_what_could_be(value: dict[str, Any]) -> None:
-    shown = read_stored(json.dumps(value))
-    assert find_problem(dict(shown)) is None
-    assert (problem_of(shown) is None) == (find_problem(value) is None)
-    if problem_of(shown) is None:
-        assert json.dumps(shown, sort_keys=True) == json.dumps(value, sort_keys=True)
+    check()
 
 
 def test_what_is_shown_is_near_to_what_is_stored() -> None:

@@ -38,6 +38,7 @@ from app.errors import (
     LikenessError,
     MissingField,
     NothingEnrolled,
+    OtherFaceEnrolled,
 )
 from app.recognition.enroll import AnswerToKeep, EnrolledTemplate, Enrollment, EnrollRequest
 from app.recognition.enroll import enroll as enroll_person
@@ -224,7 +225,13 @@ class EnrollAnswer(Enrolled, Answer):
             ONE_FACE,
             IN_SPACE,
             ANY_WRITE,
-            (NothingEnrolled, InvalidEmbedding, IdempotencyKeyReused, ConsentMissing),
+            (
+                NothingEnrolled,
+                InvalidEmbedding,
+                IdempotencyKeyReused,
+                ConsentMissing,
+                OtherFaceEnrolled,
+            ),
         ),
         **REPLAYED_ANSWER,
     },

@@ -11,6 +11,7 @@ import numpy as np
 from sqlalchemy import Connection, Select, bindparam, delete, insert, select
 
 from app.encryption.ring import DataKey
+from app.errors import OtherFaceEnrolled
 from app.index.port import Templates
 from app.store.database import Database
 from app.store.identifiers import new_person_id
@@ -50,6 +51,9 @@ from app.store.sql.statements import Statement
 from app.store.sql.tables import crops, persons, templates
 from app.types import FloatArray, JsonObject
 
+# One face that is analysed again is more similar to itself, with any engine and precision, and
+# even where the stored embedding was made of a crop by another pack; two people's faces are less.
+SAME_FACE = 0.5
 _INSERT = Statement(insert(templates).returning(templates.c.id))
 _BY_KEY = face_query().where(templates.c.id.in_(bindparam("keys", expanding=True)))
 _NAME = select(templates.c.id, templates.c.face_id, persons.c.person_id).join(
@@ -266,8 +270,8 @@ class _Put:
 
     def _all(self, owner: _Owner, new_templates: Sequence[NewTemplate]) -> _Done:
         """One whose content the person has already is not stored."""
-        digests = {new.content_digest for new in new_templates}
-        known = {} if owner.is_new else self._known(owner, digests)
+        given = {new.content_digest: new for new in new_templates}
+        known = {} if owner.is_new else self._known(owner, given)
         fresh: dict[str, NewTemplate] = {}
         for new in new_templates:
             if new.content_digest not in known:
@@ -284,15 +288,26 @@ class _Put:
             known[digest] = stored[-1].face
         return _Done(stored, added)
 
-    def _known(self, owner: _Owner, digests: set[str]) -> dict[str, FaceRecord]:
-        """Faces by the digest of their content."""
+    def _known(self, owner: _Owner, given: Mapping[str, NewTemplate]) -> dict[str, FaceRecord]:
+        """Stored faces by the digest of their content. Raises OtherFaceEnrolled if the face that is
+        given with it is another one."""
         digest_of = {
-            mark: digest for digest in digests for mark in self.codec.marks(owner.data_key, digest)
+            mark: digest for digest in given for mark in self.codec.marks(owner.data_key, digest)
         }
-        query = face_query().add_columns(templates.c.content_digest)
+        query = self.codec.with_embedding(face_query().add_columns(templates.c.content_digest))
         mine = (templates.c.person == owner.key) & templates.c.content_digest.in_(digest_of)
-        rows = self.connection.execute(query.where(mine))
-        return {digest_of[row.content_digest]: face_record(row) for row in rows}
+        rows = self.connection.execute(query.where(mine)).all()
+        known = {}
+        for row, stored in zip(rows, self.codec.vectors(self.collection, rows), strict=True):
+            digest = digest_of[row.content_digest]
+            if float(stored @ given[digest].embedding) < SAME_FACE:
+                raise OtherFaceEnrolled(
+                    f"This photo is enrolled for '{owner.person_id}' with another of its faces, "
+                    f"{row.face_id}. To enroll the chosen face instead, delete that one first.",
+                    {"face_id": row.face_id},
+                )
+            known[digest] = face_record(row)
+        return known
 
     def _insert(self, owner: _Owner, fresh: Mapping[str, NewTemplate]) -> dict[str, FaceRecord]:
         if not fresh:
