@@ -33,7 +33,8 @@ def calibrate(
         ),
     ] = False,
 ) -> None:
-    """Count error rates on a collection's own faces; its thresholds come from them from then on.
+    """Count error rates on a collection's own faces; where they are known well enough, thresholds
+    come from them from then on.
 
     A running service over the same database uses the new calibration at once.
     """

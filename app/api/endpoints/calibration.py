@@ -307,7 +307,8 @@ async def calibrate(context: Context, collection: Collection) -> NewCalibrationA
     """Calibrate a collection on the similarities between its own persons, and use the result.
 
     This needs at least 100 people and takes some seconds. Ids that are probably one person are
-    reported and left out. The calibration is used from now on.
+    reported and left out. From now on the calibration decides at the targets whose error rate it
+    knows well enough; `calibration_source` of each target says which one does.
     """
     made = await context.examine(_calibrate, context.services, collection)
     suspects = [SuspectInfo(**asdict(suspect)) for suspect in made.suspects]
