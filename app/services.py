@@ -1,6 +1,7 @@
 """The running parts of the service, built once from settings and closed once."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from app.access.refused import CallLog, RefusedCalls
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore, UsageStore
 from app.decision.calibrations import Calibrations, pack_calibration, pack_orientation
+from app.decision.gates import Measurable
 from app.disk import OneProcessLock
 from app.encryption.ring import KeyRing
 from app.errors import LikenessError, Overloaded
@@ -67,6 +69,15 @@ class Services:
     # One collection at a time is examined or calibrated: it takes seconds of a core.
     examination: Lock
     records: SharedRecords | None = None  # where several processes serve
+
+    @property
+    def measurable(self) -> Measurable:
+        """What gates can ask of a face here."""
+        return Measurable(
+            math.sqrt(self.settings.max_image_pixels),
+            self.pipeline.has_liveness,
+            self.pack.quality is not None,
+        )
 
     @contextmanager
     def examining(self, retry_after_s: int) -> Iterator[None]:

@@ -16,6 +16,7 @@ from app.cli.console import announce_new_database, err, out, read_settings, requ
 from app.cli.import_progress import ImportProgress, import_progress, summarise
 from app.cli.output import require_not_read
 from app.decision.face_selection import FaceSelection
+from app.decision.gates import require_passable
 from app.encryption.ring import KeyRing
 from app.errors import CollectionNotFound
 from app.findings import findings
@@ -224,6 +225,8 @@ def _local(
     announce_new_database(settings)
     services = build_services(settings)
     stack.callback(services.close)
+    if options.gate is not None:
+        require_passable(options.gate, "gate", services.measurable)
     pack, gallery = services.pack, services.gallery
     switch_default_collection(gallery.store, pack.embedding_space, pack.recogniser.dimension)
     try:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.errors import FaceTooSmall, LowQuality, NotLive
+from app.errors import FaceTooSmall, InvalidRequest, LivenessUnavailable, LowQuality, NotLive
 from app.types import Face, Quality
 
 
@@ -50,6 +50,52 @@ class QualityGate(BaseModel):
             description="Output of the pack's quality network; its scale depends on the network."
         ),
     ] = None
+
+
+# The Laplacian of bytes is at most 4 × 255 from 0, and its variance at most the square of that.
+MOST_SHARPNESS = 1020.0**2
+
+
+@dataclass(frozen=True, slots=True)
+class Measurable:
+    """What this service can measure: the shorter side of the largest face in pixels, and whether
+    the model pack has networks for liveness and for a quality score."""
+
+    face_size_px: float
+    liveness: bool
+    quality_score: bool
+
+
+def require_passable(gate: QualityGate, name: str, measurable: Measurable) -> None:
+    """Raise InvalidRequest or LivenessUnavailable if no face can pass a gate; `name` is its name
+    in the message."""
+    if gate.min_liveness is not None and not measurable.liveness:
+        raise LivenessUnavailable(
+            f"{name}.min_liveness is {gate.min_liveness:g}, and the running model pack has no "
+            "liveness networks: no face could pass. Serve a pack that has (likeness models pack "
+            "--liveness), or leave min_liveness out."
+        )
+    if gate.min_quality_score is not None and not measurable.quality_score:
+        raise InvalidRequest(
+            f"{name}.min_quality_score is {gate.min_quality_score:g}, and the running model pack "
+            "has no quality network: no face could pass. Leave min_quality_score out."
+        )
+    darkest, brightest = gate.min_brightness, gate.max_brightness
+    if darkest is not None and brightest is not None and darkest > brightest:
+        raise InvalidRequest(
+            f"{name}.min_brightness is {darkest:g}, above max_brightness, {brightest:g}: no face "
+            "could pass. Send a min_brightness below max_brightness."
+        )
+    for limit, most, why in (
+        ("min_face_size_px", measurable.face_size_px, "photos have no more pixels"),
+        ("min_sharpness", MOST_SHARPNESS, "no photo is sharper"),
+    ):
+        value = getattr(gate, limit)
+        if value is not None and value > most:
+            raise InvalidRequest(
+                f"{name}.{limit} is {value:g}, and at most {most:,.0f} can be reached: {why}. "
+                "Send a lower limit."
+            )
 
 
 OPEN_GATE = QualityGate()

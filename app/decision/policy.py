@@ -4,7 +4,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.decision.gates import MILD_GATE, OPEN_GATE, QualityGate
+from app.decision.gates import (
+    MILD_GATE,
+    OPEN_GATE,
+    Measurable,
+    QualityGate,
+    require_passable,
+)
 from app.index.person_scores import PersonScore
 from app.store.records import CollectionRecord
 
@@ -114,3 +120,14 @@ class CollectionPolicy(BaseModel):
 def policy_of(record: CollectionRecord) -> CollectionPolicy:
     """How the collection decides, as its operator set it."""
     return CollectionPolicy.model_validate(record.policy)
+
+
+def check_gates(
+    policy: CollectionPolicy, before: CollectionPolicy | None, measurable: Measurable
+) -> None:
+    """Raise InvalidRequest or LivenessUnavailable for a gate of a new policy that no face can pass.
+    One that was set `before` keeps no other member from being changed."""
+    for name in ("identify_gate", "verify_gate", "enroll_gate"):
+        gate = getattr(policy, name)
+        if name in policy.model_fields_set and (before is None or getattr(before, name) != gate):
+            require_passable(gate, f"policy.{name}", measurable)

@@ -141,6 +141,7 @@ def test_options_of_the_query(
     for wrong in (
         {"gate": "{"},
         {"gate": '{"min": 1}'},
+        {"gate": '{"min_brightness": 0.9, "max_brightness": 0.1}'},
         {"near_dup": "0.5"},
         {"pattern": "*.jpg"},
         {"near_duplicate": "2"},

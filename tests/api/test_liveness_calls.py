@@ -80,11 +80,14 @@ def test_the_reference_may_be_any_picture(live_client: httpx.Client, photos: Pat
 
 
 def test_a_pack_that_cannot_tell_says_so(
-    client: httpx.Client, collection: str, photos: Path
+    client: httpx.Client, collection: str, photos: Path, services: Any
 ) -> None:
     asked = ask(client, "detect", photos / "obama.jpg", liveness=True)
     assert (asked.status_code, code_of(asked)) == (409, "liveness_unavailable")
-    policy = {"policy": {"identify_gate": {"min_liveness": 0.5}}}
-    client.patch(f"/v1/collections/{collection}", json=policy).raise_for_status()
+    gate = {"identify_gate": {"min_liveness": 0.5}}
+    refused = client.patch(f"/v1/collections/{collection}", json={"policy": gate})
+    assert (refused.status_code, code_of(refused)) == (409, "liveness_unavailable")
+    # One that was set with another pack still lets nobody pass.
+    services.gallery.store.collections.update(collection, None, lambda _: gate)
     demanded = ask(client, "identify", photos / "obama.jpg", collection=collection)
     assert (demanded.status_code, code_of(demanded)) == (409, "liveness_unavailable")

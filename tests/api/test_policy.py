@@ -56,6 +56,35 @@ def test_a_target_that_no_calibration_supports(
     assert policy_of(client, url, audit_searches=True)["audit_searches"]
 
 
+@pytest.mark.parametrize("gate", ["identify_gate", "verify_gate", "enroll_gate"])
+@pytest.mark.parametrize(
+    ("limits", "code", "detail"),
+    [
+        ({"min_brightness": 0.9, "max_brightness": 0.1}, "invalid_request", "is 0.9, above max"),
+        ({"min_face_size_px": 1e9}, "invalid_request", "min_face_size_px is 1e+09"),
+        ({"min_sharpness": 1.1e6}, "invalid_request", "at most 1,040,400 can be reached"),
+        ({"min_quality_score": 0.1}, "invalid_request", "no quality network"),
+        ({"min_liveness": 0.5}, "liveness_unavailable", "no liveness networks"),
+    ],
+)
+def test_a_gate_that_no_face_can_pass(
+    client: httpx.Client, collection: str, services: Any, gate: str, limits: Any, code: str,
+    detail: str,
+) -> None:  # fmt: skip
+    url = f"/v1/collections/{collection}"
+    policy = {gate: limits}
+    for answer in (
+        client.patch(url, json={"policy": policy}),
+        client.post("/v1/collections", json={"name": f"{collection}-2", "policy": policy}),
+    ):
+        assert answer.json()["code"] == code
+        assert answer.json()["detail"].startswith(f"policy.{gate}.min_")
+        assert detail in answer.json()["detail"]
+    # One of an earlier version is read, and keeps no other member from being changed.
+    services.gallery.store.collections.update(collection, None, lambda _: policy)
+    assert policy_of(client, url, audit_searches=True)[gate].items() >= limits.items()
+
+
 def test_crops_are_erased_only_by_their_name(
     client: httpx.Client, collection: str, photos: Path, services: Any
 ) -> None:

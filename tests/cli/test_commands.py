@@ -278,6 +278,9 @@ def test_import_with_a_gate(run: Run, people: Path) -> None:
     wrong = run("import", people, "--gate", '{"min": 1}')
     assert wrong.exit_code == 2
     assert "--gate.min: Extra inputs" in wrong.stderr
+    never = run("import", people, "--gate", '{"min_face_size_px": 1e9}')
+    assert never.exit_code != 0
+    assert "gate.min_face_size_px is 1e+09" in never.stderr
 
 
 @pytest.mark.slow

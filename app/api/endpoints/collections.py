@@ -28,18 +28,20 @@ from app.api.responses import (
     within_bytes,
 )
 from app.api.routers import GalleryRouter
-from app.decision.policy import CollectionPolicy, policy_of
+from app.decision.policy import CollectionPolicy, check_gates, policy_of
 from app.errors import (
     CollectionExists,
     CollectionProtected,
     ConsentMissing,
     Forbidden,
     InvalidCursor,
+    LivenessUnavailable,
     NotCalibrated,
     PreconditionFailed,
     RateOutOfReach,
 )
 from app.gallery.gallery import Gallery
+from app.services import Services
 from app.store.identifiers import DEFAULT_COLLECTION
 from app.store.metadata import problem_of
 from app.store.records import CollectionRecord, DeletionCounts, Page
@@ -164,7 +166,9 @@ async def list_collections(
 @router.post(
     "",
     status_code=201,
-    responses=problems(ANY_BODY, ANY_WRITE, (CollectionExists, NotCalibrated, RateOutOfReach)),
+    responses=problems(
+        ANY_BODY, ANY_WRITE, (CollectionExists, LivenessUnavailable, NotCalibrated, RateOutOfReach)
+    ),
 )
 @needs(Scope.MANAGE)
 async def create_collection(context: Context, body: NewCollection) -> CollectionAnswer:
@@ -173,7 +177,7 @@ async def create_collection(context: Context, body: NewCollection) -> Collection
         raise Forbidden(f"The access key is not for a collection named '{body.name}'.")
 
     def create() -> CollectionAnswer:
-        context.services.calibrations.check(body.policy, None)
+        _check(context.services, body.policy, None)
         record = context.gallery.create_collection(body.name, body.metadata, _stored(body.policy))
         return _answer(context, record)
 
@@ -202,7 +206,13 @@ async def read_collection(
             IN_COLLECTION,
             ANY_BODY,
             ANY_WRITE,
-            (NotCalibrated, RateOutOfReach, ConsentMissing, PreconditionFailed),
+            (
+                LivenessUnavailable,
+                NotCalibrated,
+                RateOutOfReach,
+                ConsentMissing,
+                PreconditionFailed,
+            ),
         ),
         **TAGGED,
     },
@@ -222,7 +232,7 @@ async def update_collection(
         assert patch is not None
         changed = patch.merged(known.policy)
         checked = CollectionPolicy.model_validate(changed)
-        context.services.calibrations.check(checked, known)
+        _check(context.services, checked, known)
         return changed
 
     def update() -> CollectionAnswer:
@@ -232,6 +242,12 @@ async def update_collection(
         return _answer(context, record)
 
     return await context.write(update)
+
+
+def _check(services: Services, policy: CollectionPolicy, known: CollectionRecord | None) -> None:
+    """Refuse a policy that cannot be put to use in a collection, or in a new one (None)."""
+    services.calibrations.check(policy, known)
+    check_gates(policy, None if known is None else policy_of(known), services.measurable)
 
 
 def _answer(context: CallContext, record: CollectionRecord) -> CollectionAnswer:

@@ -17,9 +17,11 @@ from app.api.fields import Collection
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
 from app.api.responses import TIME, Answer, with_example
 from app.api.routers import GalleryRouter
+from app.decision.gates import require_passable
 from app.errors import (
     ImportNotFound,
     InvalidRequest,
+    LivenessUnavailable,
     RequestTooLarge,
     StoreFull,
     UnsupportedMediaType,
@@ -135,7 +137,7 @@ class ImportList(Answer):
 @router.post(
     "",
     status_code=202,
-    responses=problems(ANY_BODY, ANY_WRITE, IN_SPACE, (UnsupportedMediaType,)),
+    responses=problems(ANY_BODY, ANY_WRITE, IN_SPACE, (UnsupportedMediaType, LivenessUnavailable)),
     openapi_extra=BODY,
 )
 @needs(Scope.MANAGE)
@@ -160,6 +162,8 @@ async def create_import(
         )
     if options.pattern is not None:
         _check_pattern(options.pattern)
+    if options.gate is not None:
+        require_passable(options.gate, "gate", context.services.measurable)
     opening = _on_thread(jobs.new_upload, KINDS[kind])
     try:
         upload = await ended(opening)
