@@ -3,6 +3,8 @@ writing answers with many numbers."""
 
 import base64
 import binascii
+import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Self, TypeVar, get_args
@@ -17,6 +19,7 @@ from app.store.records import MAX_PAGE_BYTES, DeletionCounts, Erasure, Page
 
 T = TypeVar("T")
 MAX_PAGE = 1000
+MARK_BYTES = 9
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on a page.")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the previous page.")]
@@ -185,18 +188,37 @@ def within_bytes(page: Page[T], metadata_of: Callable[[T], Mapping[str, Any]]) -
     return page
 
 
-def cursor_to_key(cursor: str | None) -> str | None:
-    """The key after which the page begins. Raises InvalidCursor."""
-    if cursor is None:
-        return None
-    try:
-        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError) as error:
-        raise InvalidCursor(
-            "The cursor is not a next_cursor of this API; send one unchanged, or none."
-        ) from error
+class ListCursors:
+    """The cursors of one list: after a mark of the list each has the key of a page's last item, so
+    that one of another list, or of other items of the same, is refused."""
 
+    def __init__(self, *parts: str) -> None:
+        """`parts`: the kind of list, where it is, and what selects its items."""
+        text = json.dumps(parts).encode()
+        self._mark = hashlib.blake2b(text, digest_size=MARK_BYTES).digest()
 
-def next_cursor(page: Page[T], key: Callable[[T], str]) -> str | None:
-    """The cursor of the page that follows; None for the last."""
-    return base64.urlsafe_b64encode(key(page.items[-1]).encode()).decode() if page.more else None
+    def key(self, cursor: str | None) -> str | None:
+        """The key after which the page begins; None for the first. Raises InvalidCursor."""
+        if cursor is None:
+            return None
+        try:
+            content = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
+            if content.startswith(self._mark):
+                return content[MARK_BYTES:].decode()
+        except (binascii.Error, ValueError) as error:
+            raise self.invalid() from error
+        raise self.invalid()
+
+    def following(self, page: Page[T], key: Callable[[T], str]) -> str | None:
+        """The cursor of the page that follows; None for the last."""
+        if not page.more:
+            return None
+        return base64.urlsafe_b64encode(self._mark + key(page.items[-1]).encode()).decode()
+
+    @staticmethod
+    def invalid() -> InvalidCursor:
+        """What refuses a cursor."""
+        return InvalidCursor(
+            "The cursor is not a next_cursor of this list. Send one unchanged, with the path and "
+            "the other parameters of the call that gave it (limit may differ), or send none."
+        )

@@ -134,6 +134,38 @@ def test_persons_are_found_by_prefix_and_metadata(client: httpx.Client, people: 
         assert not detail.endswith("..")
 
 
+def test_a_cursor_is_of_one_list(client: httpx.Client, people: str) -> None:
+    persons = f"{people}/b/different-from"
+    for name in "abcd":
+        client.post(people, json={"person_id": name, "metadata": {"team": "night"}})
+    for name in "acd":
+        client.post(f"{persons}/{name}").raise_for_status()
+    collection = people.removesuffix("/persons")
+    selected = {"filter": '{"team": "night"}'}
+    lists: list[tuple[str, dict[str, str]]] = [
+        (people, {}), (people, selected), (people, {"prefix": "b"}),
+        ("/v1/collections/default/persons", {}), ("/v1/collections", {}),
+        (f"{collection}/faces", {}), (f"{people}/b/faces", {}), (f"{people}/c/faces", {}),
+        (persons, {}), (f"{people}/c/different-from", {}), (f"{people}/b/record", {}),
+    ]  # fmt: skip
+    given = {}
+    for place, (url, query) in enumerate(lists):
+        page = client.get(url, params={"limit": 1} | query).raise_for_status().json()
+        if page["next_cursor"] is not None:
+            given[place] = page["next_cursor"]
+    assert {0, 1, 8} <= given.keys()
+    for place, cursor in given.items():
+        for other, (url, query) in enumerate(lists):
+            answer = client.get(url, params={"limit": 2, "cursor": cursor} | query)
+            if place == other:
+                answer.raise_for_status()
+            else:
+                assert (answer.status_code, code_of(answer)) == (422, "invalid_cursor"), (
+                    url,
+                    query,
+                )
+
+
 def test_pages_keep_the_prefix(client: httpx.Client, people: str) -> None:
     for number in range(5):
         client.post(people, json={"person_id": f"crew-{number}"}).raise_for_status()

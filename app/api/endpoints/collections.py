@@ -21,10 +21,9 @@ from app.api.responses import (
     DeletionReceipt,
     Example,
     Limit,
+    ListCursors,
     Listed,
     StoredProblem,
-    cursor_to_key,
-    next_cursor,
     within_bytes,
 )
 from app.api.routers import GalleryRouter
@@ -151,7 +150,8 @@ async def list_collections(
     context: Context, limit: Limit = 100, cursor: Cursor = None
 ) -> CollectionList:
     """List the collections, sorted by name."""
-    after = cursor_to_key(cursor)
+    cursors = ListCursors("collections")
+    after = cursors.key(cursor)
 
     def work() -> tuple[Page[CollectionRecord], list[CollectionInfo]]:
         found = context.store.collections.page(after, limit, context.access.collections)
@@ -159,7 +159,7 @@ async def list_collections(
         return page, [CollectionInfo.of(context.gallery, record) for record in page.items]
 
     page, items = await context.read(work)
-    following = next_cursor(page, lambda record: record.name)
+    following = cursors.following(page, lambda record: record.name)
     return CollectionList(items=items, next_cursor=following, **context.envelope())
 
 

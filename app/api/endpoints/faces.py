@@ -19,11 +19,10 @@ from app.api.responses import (
     DeletionReceipt,
     Example,
     Limit,
+    ListCursors,
     Listed,
     StoredProblem,
-    cursor_to_key,
     example_of,
-    next_cursor,
 )
 from app.api.routers import GalleryRouter
 from app.errors import FaceNotFound, InvalidCursor, PersonNotFound
@@ -91,14 +90,16 @@ async def list_faces_of_person(
 async def _list(
     context: CallContext, collection: str, person_id: str | None, limit: int, cursor: str | None
 ) -> StoredFaceList:
-    after = cursor_to_key(cursor)
+    place = (collection,) if person_id is None else (collection, person_id)
+    cursors = ListCursors("faces", *place)
+    after = cursors.key(cursor)
 
     def work() -> tuple[Page[FaceRecord], list[StoredFaceInfo]]:
         page = context.store.templates.page(collection, person_id, after, limit)
         return page, [StoredFaceInfo.of(record) for record in page.items]
 
     page, items = await context.read(work)
-    following = next_cursor(page, lambda face: face.face_id)
+    following = cursors.following(page, lambda face: face.face_id)
     return StoredFaceList(items=items, next_cursor=following, **context.envelope())
 
 

@@ -18,9 +18,8 @@ from app.api.responses import (
     Erased,
     Example,
     Limit,
+    ListCursors,
     Listed,
-    cursor_to_key,
-    next_cursor,
 )
 from app.api.routers import GalleryRouter
 from app.errors import InvalidCursor, PairNotFound, PersonNotFound
@@ -85,11 +84,12 @@ async def list_different(
     cursor: Cursor = None,
 ) -> PairList:
     """List the persons who are declared to be different from this one, sorted by id."""
-    after = cursor_to_key(cursor)
+    cursors = ListCursors("different-from", collection, person_id)
+    after = cursors.key(cursor)
     page = await context.read(context.store.pairs.of_person, collection, person_id, after, limit)
     return PairList(
         items=[PairInfo.of(pair) for pair in page.items],
-        next_cursor=next_cursor(page, lambda pair: pair.other_id),
+        next_cursor=cursors.following(page, lambda pair: pair.other_id),
         **context.envelope(),
     )
 

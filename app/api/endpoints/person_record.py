@@ -15,7 +15,7 @@ from app.api.endpoints.persons import PersonInfo
 from app.api.fields import Collection
 from app.api.json_bodies import JsonRoute
 from app.api.problems import IN_COLLECTION, problems
-from app.api.responses import TIME, Cursor, Example, Listed, cursor_to_key, example_of, next_cursor
+from app.api.responses import TIME, Cursor, Example, ListCursors, Listed, example_of
 from app.api.routers import GalleryRouter
 from app.errors import InvalidCursor, PersonNotFound
 from app.gallery.person_record import ELSEWHERE, HeldData, held_data
@@ -180,10 +180,10 @@ class PersonRecordAnswer(Listed):
         held: HeldData,
         import_rows: list[dict[str, Any]],
         more_import_rows: bool,
+        next_cursor: str | None,
         envelope: dict[str, Any],
     ) -> Self:
         """An answer's members."""
-        page = Page(held.faces, held.more)
         return cls(
             person=PersonInfo.of(held.person),
             embedding_space=held.embedding_space,
@@ -206,7 +206,7 @@ class PersonRecordAnswer(Listed):
             history=[PersonHistory.of(entry) for entry in held.entries],
             history_is_longer=held.older_entries,
             elsewhere=ELSEWHERE,
-            next_cursor=next_cursor(page, lambda face: str(face.template_key)),
+            next_cursor=next_cursor,
             **envelope,
         )
 
@@ -224,11 +224,10 @@ async def read_person_record(
 ) -> PersonRecordAnswer:
     """Read everything that is stored about a person, embeddings and kept crops included: the answer
     to the person's request for access."""
-    key = cursor_to_key(cursor) or "0"
+    cursors = ListCursors("record", collection, person_id)
+    key = cursors.key(cursor) or "0"
     if not key.isascii() or not key.isdigit():
-        raise InvalidCursor(
-            "The cursor is not a next_cursor of this call; send one unchanged, or none."
-        )
+        raise cursors.invalid()
     after = min(int(key[:18]), 2**62)
 
     held = await context.read(held_data, context.store, collection, person_id, after, limit)
@@ -239,6 +238,8 @@ async def read_person_record(
             if not after:
                 known = held.person.person_id
                 rows = context.imports.rows_about(collection, known, check)
-            return PersonRecordAnswer.of(held, *rows, context.envelope())
+            page = Page(held.faces, held.more)
+            following = cursors.following(page, lambda face: str(face.template_key))
+            return PersonRecordAnswer.of(held, *rows, following, context.envelope())
 
         return await context.read_reports(answer)

@@ -1,5 +1,6 @@
 """`/v1/collections/{c}/persons`: who is enrolled."""
 
+import json
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
@@ -21,10 +22,9 @@ from app.api.responses import (
     DeletionReceipt,
     Example,
     Limit,
+    ListCursors,
     Listed,
     StoredProblem,
-    cursor_to_key,
-    next_cursor,
 )
 from app.api.routers import GalleryRouter
 from app.errors import (
@@ -148,14 +148,16 @@ async def list_persons(
 
     `prefix` and `filter` select persons by the beginning of the id and by metadata.
     """
-    after, wanted = cursor_to_key(cursor), _parsed(filter)
+    wanted = _parsed(filter)
+    cursors = ListCursors("persons", collection, prefix, json.dumps(wanted or {}, sort_keys=True))
+    after = cursors.key(cursor)
 
     def work() -> tuple[Page[PersonRecord], list[PersonInfo]]:
         page = context.store.persons.page(collection, after, limit, prefix=prefix, metadata=wanted)
         return page, [PersonInfo.of(record) for record in page.items]
 
     page, items = await context.read(work)
-    following = next_cursor(page, lambda person: person.person_id)
+    following = cursors.following(page, lambda person: person.person_id)
     return PersonList(items=items, next_cursor=following, **context.envelope())
 
 
