@@ -1,6 +1,7 @@
 """Fields that several calls take, checked before anything runs."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Path
@@ -26,18 +27,18 @@ from app.store.identifiers import (
 from app.store.metadata import MAX_FILTER_MEMBERS, check_filter, check_metadata
 
 
-def _from_text(value: Any) -> Any:
+def _from_text(value: Any, example: str) -> Any:
     """Form fields carry JSON as text; a JSON body carries it as it is."""
     if not isinstance(value, str):
         return value
     try:
         return parse_json(value)
     except ValueError as error:
-        raise ValueError(f'must be JSON, for example {{"team": "night"}}. {error}') from error
+        raise ValueError(f"must be JSON, for example {example}. {error}") from error
 
 
 def _json_object(value: Any) -> Any:
-    value = _from_text(value)
+    value = _from_text(value, '{"team": "night"}')
     if not isinstance(value, dict):
         raise ValueError("must be a JSON object")
     return value
@@ -125,7 +126,7 @@ Embeddings = Annotated[
     # Otherwise each of a quarter of a million numbers could be a finding.
     list[Annotated[list[Annotated[float, Field(strict=True)]], Field(fail_fast=True)]],
     Field(fail_fast=True),
-    BeforeValidator(_from_text),
+    BeforeValidator(partial(_from_text, example="[[0.12, -0.03]]")),
     Field(
         description="Embeddings of this embedding space instead of photos; at most "
         f"{MAX_VALUES:,} numbers in one call.",
@@ -166,7 +167,7 @@ Liveness = Annotated[
 class CallFields(BaseModel):
     """What a call may set; an unknown member is refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

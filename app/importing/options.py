@@ -41,7 +41,7 @@ class OnError(StrEnum):
 class ImportOptions(BaseModel):
     """What an import is asked for."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     face: Annotated[
         FaceSelection, Field(description="Which face is enrolled if a photo has several.")

@@ -97,3 +97,20 @@ def test_a_field_is_sent_once(client: httpx.Client, astronaut: bytes) -> None:
         client.get("/v1/collections?limit=1&limit=2"),
     ):
         refused(answer, "send it once")
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_a_number_of_a_form_is_finite(client: httpx.Client, astronaut: bytes, number: str) -> None:
+    photo = {"image": ("photo.jpg", astronaut, "image/jpeg")}
+    for field in ("threshold", "target_fpir", "target_fmr"):
+        answer = client.post("/v1/identify", files=photo, data={field: number})
+        refused(answer, f"{field}: Input should be a finite number")
+    url = f"/v1/collections/default/imports?near_duplicate={number}"
+    refused(client.post(url), "near_duplicate: Input should be a finite number")
+
+
+def test_an_example_is_of_the_field(client: httpx.Client) -> None:
+    for field, example in (("embeddings", "[[0.12, -0.03]]"), ("metadata", '{"team": "night"}')):
+        form = {"person_id": (None, "ada"), field: (None, "x")}  # multipart
+        answer = client.post("/v1/enroll", files=form)
+        refused(answer, f"{field}: must be JSON, for example {example}")
