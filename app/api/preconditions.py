@@ -12,7 +12,7 @@ from app.errors import InvalidRequest, PreconditionFailed
 from app.store.records import CollectionRecord, PersonRecord
 
 ETAG = "ETag"
-_TAG = re.compile(r'\s*(W/)?("[\x21\x23-\x7e]*")\s*(?:,|$)')
+_TAG = re.compile(r'\s*(?:W/)?("[\x21\x23-\x7e]*")\s*(?:,|$)')
 
 IfMatch = Annotated[
     str | None,
@@ -66,7 +66,8 @@ def unchanged(if_match: str | None) -> Callable[[PersonRecord | CollectionRecord
 
 
 def _tags(text: str) -> set[str]:
-    """The strong entity tags of a list; a weak one matches nothing here."""
+    """The entity tags of a list. A weak one counts as well: a proxy that compresses an answer makes
+    its tag weak, and here both stand for the same."""
     found, place = set(), 0
     while place < len(text) or not text:
         tag = _TAG.match(text, place)
@@ -75,7 +76,6 @@ def _tags(text: str) -> set[str]:
                 f"If-Match is {text[:80]!a}, not '*' or entity tags with their quotes, such as "
                 '"5f8e…"; send the header ETag of an answer as it is.'
             )
-        if tag[1] is None:
-            found.add(tag[2])
+        found.add(tag[1])
         place = tag.end()
     return found

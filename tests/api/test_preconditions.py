@@ -83,7 +83,7 @@ def test_somebody_new_under_the_same_id_is_another(client: httpx.Client, ada: st
 @pytest.mark.parametrize(
     ("form", "status"),
     [
-        ("*", 200), ('"x", {}', 200), ('{},"x"', 200), ("W/{}", 412), ('"x"', 412),
+        ("*", 200), ('"x", {}', 200), ('{},"x"', 200), ("W/{}", 200), ('"x"', 412),
         ("", 422), (",", 422), ("x", 422), ('{}"x"', 422), ('"x', 422), ("{} x", 422), ('"ü"', 422),
     ],
 )  # fmt: skip
