@@ -39,8 +39,9 @@ class VerifyStatus(StrEnum):
     REJECTED = "rejected"
 
 
-# The reason of a face whose person is identified in another face of the photo.
-IN_OTHER_FACE = "identified_in_other_face"
+# The reason of a face whose person is assigned to another face of the photo, and identified there
+# unless that is ambiguous or rejected.
+IN_OTHER_FACE = "assigned_to_other_face"
 
 
 def is_match(similarity: float, threshold: float) -> bool:

@@ -108,7 +108,7 @@ class TestIdentify:
         assert [face["person_id"] for face in twice].count("obama") == 2
         assert [face["person_id"] for face in once].count("obama") == 1
         (other,) = (face for face in once if face["status"] == "unknown")
-        assert other["reasons"] == ["identified_in_other_face"]
+        assert other["reasons"] == ["assigned_to_other_face"]
         assert other["candidates"][0]["person_id"] == "obama"
 
 

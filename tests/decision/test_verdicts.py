@@ -54,7 +54,7 @@ def test_the_other_face_says_where_its_person_was_found() -> None:
     verdicts = decide([face()] * 3, rows, 0.4, OPEN_GATE, one_person_once=True)
     assert names(verdicts) == [None, "ada", None]
     assert [one.status for one in verdicts].count(Status.UNKNOWN) == 2
-    assert [one.reasons for one in verdicts] == [("identified_in_other_face",), (), ()]
+    assert [one.reasons for one in verdicts] == [("assigned_to_other_face",), (), ()]
 
 
 def test_a_rejected_face_takes_nobody() -> None:

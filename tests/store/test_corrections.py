@@ -9,7 +9,7 @@ from sqlalchemy import event
 
 from app.encryption.keys import new_key_line, parse_keys
 from app.encryption.ring import KeyRing
-from app.errors import FaceNotFound, InvalidRequest, PersonNotFound
+from app.errors import FaceNotFound, InvalidRequest, OtherFaceEnrolled, PersonNotFound
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.index.person_scores import effective_templates
@@ -165,6 +165,25 @@ def test_what_cannot_be_moved(place: Gallery, directions: Draw) -> None:
     with pytest.raises(InvalidRequest, match="themselves"):
         place.merge_persons("default", "ada", "ada")
     assert nearest(place, a)[0] == "ada"
+
+
+def test_different_faces_of_one_photo_are_not_taken_for_one(
+    place: Gallery, directions: Draw
+) -> None:
+    """To delete the one that is moved would keep the wrong one."""
+    a, b = directions(2)
+    enroll_person(place, "default", "ada", None, [NewTemplate(a, "group photo")])
+    enroll_person(place, "default", "bob", None, [NewTemplate(b, "group photo")])
+    (face,), _ = place.store.embeddings.of_person("default", "bob")
+    if place.store.database.codec.cipher is not None:  # that it is one photo cannot be seen
+        place.merge_persons("default", "bob", "ada")
+        assert len(place.store.embeddings.of_person("default", "ada")[0]) == 2
+        return
+    with pytest.raises(OtherFaceEnrolled, match="different faces of one photo"):
+        place.move_face("default", face.face_id, "ada")
+    with pytest.raises(OtherFaceEnrolled):
+        place.merge_persons("default", "bob", "ada")
+    assert (nearest(place, a)[0], nearest(place, b)[0]) == ("ada", "bob")
 
 
 def test_people_count_by_the_templates_that_they_have_now(place: Gallery, directions: Draw) -> None:

@@ -231,9 +231,8 @@ def test_a_plain_face_is_not_moved_to_a_person_who_has_its_photo(
     engine_url: str, directions: Draw
 ) -> None:
     store = before_a_key(engine_url, directions, "ada")
-    again = with_companions(directions(1)[0], "ada")
-    store_person(store, "default", "bob", None, [again])
-    faces, _ = store.embeddings.of_person("default", "ada")
+    faces, vectors = store.embeddings.of_person("default", "ada")
+    store_person(store, "default", "bob", None, [with_companions(vectors[0], "ada")])
     store.corrections.move_face("default", faces[0].face_id, "bob")
     assert len(store.embeddings.of_person("default", "bob")[0]) == 1
 

@@ -25,6 +25,7 @@ from app.errors import (
     ConsentMissing,
     DeclaredDifferent,
     FaceNotFound,
+    OtherFaceEnrolled,
     PersonNotFound,
 )
 from app.services import Services
@@ -182,7 +183,10 @@ def _examine(services: Services, collection: str, limit: int, check: Callable[[]
 @router.post(
     "/persons/{person_id}/merge",
     responses=problems(
-        IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonNotFound, DeclaredDifferent, ConsentMissing)
+        IN_COLLECTION,
+        ANY_BODY,
+        ANY_WRITE,
+        (PersonNotFound, DeclaredDifferent, ConsentMissing, OtherFaceEnrolled),
     ),
 )
 @needs(Scope.MANAGE)
@@ -209,7 +213,9 @@ async def merge_persons(
 
 @router.post(
     "/faces/{face_id}/move",
-    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (FaceNotFound, ConsentMissing)),
+    responses=problems(
+        IN_COLLECTION, ANY_BODY, ANY_WRITE, (FaceNotFound, ConsentMissing, OtherFaceEnrolled)
+    ),
 )
 @needs(Scope.MANAGE)
 async def move_face(

@@ -7,18 +7,26 @@ from sqlalchemy import Connection, Table, delete, insert, select
 
 from app.encryption.embeddings import face_context
 from app.encryption.ring import DataKey
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, OtherFaceEnrolled
 from app.store.database import Database
 from app.store.records import CollectionRecord, FaceRecord, PersonRecord
 from app.store.sql.audit_log import note
 from app.store.sql.changes import ADD, REMOVE, log_change
 from app.store.sql.consents import require_consent
-from app.store.sql.embedding_rows import crop_context
-from app.store.sql.lookups import find_person, get_face, get_person, lock_collection
+from app.store.sql.embedding_rows import crop_context, plain_vector
+from app.store.sql.lookups import (
+    face_query,
+    find_person,
+    get_face,
+    get_person,
+    lock_collection,
+)
 from app.store.sql.pairs import move_pairs, refuse_declared
 from app.store.sql.persons import insert_person
 from app.store.sql.retention import take_over_activity
 from app.store.sql.tables import alternate_embeddings, crops, persons, templates
+from app.store.sql.templates import SAME_FACE
+from app.types import FloatArray
 
 FACES_AT_ONCE = 500  # that are in memory, with their crops
 
@@ -35,7 +43,7 @@ class Corrections:
         Where the person has that very photo already, the template is deleted instead, and the
         answer is the one that they have; if its embedding is encrypted that cannot be seen, and the
         person has it twice. Raises ConsentMissing if the collection needs consents and either has
-        none that is valid.
+        none that is valid, and OtherFaceEnrolled if the person has another face of the photo.
         """
         now = self._database.clock()
         with self._database.writing() as connection:
@@ -66,7 +74,8 @@ class Corrections:
     def merge_persons(self, name: str, source: str, target: str) -> PersonRecord:
         """Move every template and every declared pair of one person to another, and delete the
         first. The other's metadata stays as it is. Raises DeclaredDifferent; InvalidRequest if
-        the other would have too many declared pairs; or ConsentMissing if the collection needs
+        the other would have too many declared pairs; OtherFaceEnrolled if they have different faces
+        of one photo; or ConsentMissing if the collection needs
         consents and either has none that is valid: a withdrawal would be lost with the first
         person."""
         with self._database.writing() as connection:
@@ -107,7 +116,7 @@ class Corrections:
         new_keys, duplicates = list[int](), dict[str, str]()
         for start in range(0, len(keys), FACES_AT_ONCE):
             some = keys[start : start + FACES_AT_ONCE]
-            stored, dropped = self._move_some(connection, some, people[1], (old, new))
+            stored, dropped = self._move_some(connection, collection, some, people[1], (old, new))
             new_keys += stored
             duplicates |= dropped
         log_change(connection, collection, REMOVE, list(keys), self._database.clock())
@@ -117,6 +126,7 @@ class Corrections:
     def _move_some(
         self,
         connection: Connection,
+        collection: CollectionRecord,
         keys: Sequence[int],
         person: int,
         data_keys: tuple[DataKey | None, DataKey | None],
@@ -130,12 +140,15 @@ class Corrections:
         companions = self._companions(connection, face_ids, data_keys)
         connection.execute(delete(templates).where(templates.c.id.in_(keys)))
         existing = self._existing(connection, person, rows, new)
-        new_rows, duplicates = [], {}
+        new_rows, duplicates = [], dict[str, str]()
+        given = dict[str, FloatArray]()  # of the duplicates
         for row in rows:
             digest = row.content_digest
             marks = (digest,) if row.sealed else codec.marks(new, digest)
             if known := next((existing[mark] for mark in marks if mark in existing), None):
                 duplicates[row.face_id] = known
+                plain = codec.moved((data_keys[0], None), face_context(row.face_id), row)
+                given[row.face_id] = plain_vector(plain)
                 continue
             stored = digest if row.sealed else codec.mark(new, digest)
             existing[stored] = row.face_id
@@ -151,7 +164,31 @@ class Corrections:
                     "created_at": row.created_at,
                 }
             )
+        self._require_same_faces(connection, collection, given, duplicates)
         return _insert(connection, new_rows, companions), duplicates
+
+    def _require_same_faces(
+        self,
+        connection: Connection,
+        collection: CollectionRecord,
+        given: Mapping[str, FloatArray],
+        duplicates: Mapping[str, str],
+    ) -> None:
+        """Raise OtherFaceEnrolled if the faces of one photo, given with their embeddings (d,) and
+        the stored ones that they would be dropped for, are different."""
+        codec = self._database.codec
+        query = codec.with_embedding(face_query())
+        mine = templates.c.face_id.in_(set(duplicates.values()))
+        rows = connection.execute(query.where(mine)).all() if duplicates else []
+        vectors = codec.vectors(collection, rows)
+        stored = {row.face_id: vector for row, vector in zip(rows, vectors, strict=True)}
+        for face_id, known in duplicates.items():
+            if known in stored and float(given[face_id] @ stored[known]) < SAME_FACE:
+                raise OtherFaceEnrolled(
+                    f"The face {face_id}, and the face {known} of the other person, are different "
+                    "faces of one photo. Delete the one that is wrong first.",
+                    {"face_id": known},
+                )
 
     def _existing(
         self, connection: Connection, person: int, rows: Sequence[Any], key: DataKey | None

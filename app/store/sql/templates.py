@@ -53,7 +53,7 @@ from app.types import FloatArray, JsonObject
 
 # One face that is analysed again is more similar to itself, with any engine and precision, and
 # even where the stored embedding was made of a crop by another pack; two people's faces are less.
-SAME_FACE = 0.5
+SAME_FACE = 0.6
 _INSERT = Statement(insert(templates).returning(templates.c.id))
 _BY_KEY = face_query().where(templates.c.id.in_(bindparam("keys", expanding=True)))
 _NAME = select(templates.c.id, templates.c.face_id, persons.c.person_id).join(

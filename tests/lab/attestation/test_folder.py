@@ -86,4 +86,4 @@ def test_the_likeness_is_that_of_the_gallery_that_is_searched() -> None:
     assert plain is not None
     assert alike is not None
     assert alike > plain + 0.05
-    assert likeness(20, 0.0) is None  # too few to tell
+    assert likeness(9, 0.0) is None  # too few to tell
