@@ -97,8 +97,10 @@ class Services:
     def close(self) -> None:
         """End the threads, keep what the next start can use, close the database."""
         self.maintenance.stop()
-        with suppress(LikenessError):  # the database is away: what was not written is lost
-            self.refused.flush()
+        # What its last round did not store; if the database is away, it is lost.
+        for store in (self.refused.flush, self.matches.store, self.access.store_uses):
+            with suppress(LikenessError):
+                store()
         self.access.close()
         self.scheduler.close()
         self.pipeline.close()

@@ -138,7 +138,7 @@ class RefusedCalls:
             self._write_more(kinds[start : start + MOST_AT_ONCE])
         with self._lock:
             counted = {kind: count for kind, count in self._more.items() if count}
-            self._more = Counter(counted | dict.fromkeys(self._new, 0))
+            self._more = Counter(dict.fromkeys(self._new, 0) | counted)
             self._kinds = Counter(kind.actor for kind in self._more)
             self._began = self._clock()
 

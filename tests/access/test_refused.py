@@ -85,6 +85,29 @@ def test_a_flood_is_bounded_and_counted(
     assert entries(database)[-1]["actor"] == "several"
 
 
+def test_calls_that_come_while_the_others_are_written_are_counted(
+    refused: RefusedCalls, database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a kind that is new: its first call waits to be written, the others are counted."""
+    for _ in range(2):
+        refused.note(call("x"), (None, None))
+    refused.round()
+    clock.later(WINDOW_S)
+    write = refused._write_more
+
+    def meanwhile(kinds: list[RefusedCall]) -> None:
+        write(kinds)
+        for _ in range(5):
+            refused.note(call("new"), (None, None))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(refused, "_write_more", meanwhile)
+        refused.flush()
+    refused.round()
+    refused.flush()
+    assert times(database) == 7
+
+
 def test_what_cannot_be_written_is_written_later(
     refused: RefusedCalls, database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from app.errors import StoreUnavailable
 from app.gallery import retention as module
 from app.gallery.gallery import Gallery
 from app.gallery.retention import BATCHES, CHECK_EVERY_S, MatchTimes, RetentionTask
+from app.services import build_services
+from app.settings import Settings
 from app.store.records import CollectionRecord, FaceName, PersonTemplate
 from app.store.sql.retention import Expiry
 from app.store.store import Store
@@ -408,3 +411,23 @@ def test_the_command_shows_and_erases_nothing(
     assert "no retention_days" in CliRunner().invoke(app, asked).output
     assert "nobody would be deleted" in CliRunner().invoke(app, ["retention"]).output
     assert left(open_gallery(database).store, "default") == ["ada", "bob"]
+
+
+def test_matches_that_are_not_stored_yet_are_stored_at_the_end(tmp_path: Path) -> None:
+    """A stop between two rounds of maintenance forgets nobody."""
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    services.maintenance.stop()
+    store, policy = services.gallery.store, {"retention_days": 30}
+    store.collections.update("default", None, policy)
+    record = services.gallery.require("default")
+    vector = np.eye(record.dimension, dtype=np.float32)[0]
+    (stored,) = store_person(store, "default", "ada", None, [template(vector, "photo")])
+    with store.database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE persons SET active_at = '2020-01-01 00:00:00.000000'")
+    name = FaceName(stored.face.template_key, stored.face.face_id, "ada")
+    services.matches.note(record, [name])
+    services.close()
+    with closing(build_services(Settings(data_dir=tmp_path / "data"))) as again:
+        active = again.gallery.store.persons.get("default", "ada").active_at
+    assert active is not None
+    assert active.year > 2020

@@ -152,3 +152,16 @@ def test_deletions_delete_the_answers(store: Store, directions: Draw) -> None:
     assert kept(store) == 0
     with pytest.raises(CollectionNotFound):
         store.idempotency.answered("default", idempotency("b"))
+
+
+def test_a_retry_does_not_bring_a_merged_person_back(store: Store, directions: Draw) -> None:
+    """Its face is the other person's since, and would be enrolled under both ids."""
+    first, second = (template(vector, str(vector[0])) for vector in directions(2))
+    store_person(store, "default", "ada", None, [first], idempotency=idempotency())
+    store_person(store, "default", "bob", None, [second])
+    store.corrections.merge_persons("default", "ada", "bob")
+    with pytest.raises(EnrolledBefore):
+        store_person(store, "default", "ada", None, [first], idempotency=idempotency())
+    assert store.idempotency.answered("default", idempotency()) is not None
+    store.persons.delete("default", "bob")
+    assert kept(store) == 0

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, insert, select
+from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from app.encryption.embeddings import face_context
 from app.encryption.ring import DataKey
@@ -24,7 +24,7 @@ from app.store.sql.lookups import (
 from app.store.sql.pairs import move_pairs, refuse_declared
 from app.store.sql.persons import insert_person
 from app.store.sql.retention import take_over_activity
-from app.store.sql.tables import alternate_embeddings, crops, persons, templates
+from app.store.sql.tables import alternate_embeddings, crops, idempotency, persons, templates
 from app.store.sql.templates import SAME_FACE
 from app.types import FloatArray
 
@@ -93,6 +93,9 @@ class Corrections:
             duplicates = self._move(connection, collection, keys, (old.key, new.key))
             move_pairs(connection, old, new)
             take_over_activity(connection, collection, old.key, new.key)
+            # So that an enrollment that is sent again does not bring the merged person back.
+            mine = idempotency.c.person == old.key
+            connection.execute(update(idempotency).where(mine).values(person=new.key))
             connection.execute(delete(persons).where(persons.c.id == old.key))
             counts = {"templates": len(keys) - len(duplicates), "duplicates": len(duplicates)}
             note(connection, "person.merged", name, old.key, into=new.key, **counts)
