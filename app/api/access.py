@@ -31,6 +31,7 @@ from app.api.connection import ABORT
 from app.api.middleware import ANONYMOUS, ROUTE, ObservedCall, Operation
 from app.api.problems import problem
 from app.api.transfers import Kind, kind_of
+from app.api.without_keys import refuse_without_keys
 from app.errors import Forbidden, LikenessError, RouteNotFound, StoreUnavailable, Unauthenticated
 from app.store.actor import acting_as
 from app.store.database import now_utc
@@ -123,8 +124,9 @@ class AccessControl:
         oidc: "OidcTokens | None",
         metrics: Metrics,
         routers: Sequence[APIRouter],
+        origins: Sequence[str] = (),
     ) -> None:
-        """`routers`: of the application. Raises LookupError if an operation has no scope."""
+        """`origins`: whose pages may call. Raises LookupError if an operation has no scope."""
         self._app = app
         self._registry = registry
         self._limiter = limiter
@@ -132,6 +134,7 @@ class AccessControl:
         self._refused = refused
         self._oidc = oidc
         self._metrics = metrics
+        self._origins = origins
         self._routes = list(protected_routes(routers))
         # By method and number of slashes: a parameter of a path holds none.
         self._by_form: dict[tuple[str, int], list[tuple[APIRoute, KeyScope]]] = defaultdict(list)
@@ -233,11 +236,8 @@ class AccessControl:
         if stale := not self._registry.fresh:
             await self._read_again()
         if not self._registry.enabled and self._oidc is None:
-            if operation is not None and operation.scope is KeyScope.ADMIN:
-                raise Forbidden(
-                    "There is no access key yet, and the first one is not created over HTTP: "
-                    "run `likeness keys create --name admin --scope all` where the service runs."
-                )
+            needed = None if operation is None else operation.scope
+            refuse_without_keys(needed, scope["headers"], self._origins)
             return Access()
         return Access(await self._key(scope, stale), self._limiter, self._probing)
 

@@ -167,6 +167,7 @@ def _add_middleware(app: FastAPI, services: Services, limiter: Limiter) -> None:
         oidc=_oidc_tokens(settings),
         metrics=services.metrics,
         routers=ROUTERS,
+        origins=settings.cors_origins,
     )
     app.add_middleware(AnswerAlive)
     if settings.cors_origins:
