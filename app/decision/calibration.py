@@ -238,8 +238,9 @@ class Calibration(_CalibrationPart):
 
     def interval_width(self, similarity: float, size: GallerySize) -> float:
         """By which factor the limits of the interval of `fpir_at` differ; infinite where one is not
-        known."""
-        rate = self.fpir_at(similarity, size)
+        known. In an empty gallery, of one comparison."""
+        empty = size.persons == 0
+        rate = self.fmr_at(similarity) if empty else self.fpir_at(similarity, size)
         return np.inf if rate is None or rate.low <= 0 else rate.high / rate.low
 
     def threshold_at(self, fpir: float, size: GallerySize, name: str = "target_fpir") -> float:

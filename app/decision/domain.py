@@ -115,6 +115,8 @@ WEIGHT = 1.5
 LIFT = 0.75
 SMALL_LIFT = 1.0
 SMALL_GALLERY = 100
+# More than this is not the likeness of different people: ids of one person were not recognised.
+MOST_SMALL_LIFT = 0.12
 # So many of a calibration's people are compared with one another.
 LIKENESS_PERSONS = 2_000
 COVERED = "covered"
@@ -263,8 +265,10 @@ class Domain(_Section):
         """By how much a gallery of that likeness raises thresholds; 0 where it is not known."""
         if likeness is None:
             return 0.0
-        factor = self.small_lift if size.persons < self.small_gallery else self.lift
-        return factor * max(0.0, likeness - self.likeness)
+        excess = max(0.0, likeness - self.likeness)
+        if size.persons < self.small_gallery:
+            return min(MOST_SMALL_LIFT, self.small_lift * excess)
+        return self.lift * excess
 
 
 def labelled_likeness(data: LabelledEmbeddings) -> float:

@@ -17,6 +17,9 @@ QUANTILE = 0.99
 # the standard deviation then, as of a normal distribution (docs/benchmarks/accuracy.md).
 FEW_PERSONS = 40
 NORMAL_QUANTILE = 2.326
+# Among few ids those of one person may be many of the pairs, whose quantiles they raise then: so
+# lower scores count as one person (the FMR there is 1e-6), and the rule of SPREADS is repeated.
+SAME_PERSON_OF_FEW = 0.65
 # And of fewer than these, everything.
 LEAST_PERSONS = 10
 # Two ids with a score above this count as one person,
@@ -41,17 +44,17 @@ def likeness_of(vectors: FloatArray, comparator: Comparator) -> float | None:
     for too few different people."""
     if len(vectors) < LEAST_PERSONS:
         return None
-    scores = comparator.scores(vectors, vectors)
-    pairs = _pairs(scores)
-    if pairs.max() > SAME_PERSON:
-        scores = _of_different(scores, SAME_PERSON)
-        if len(scores) < LEAST_PERSONS:
-            return None
-        pairs = _pairs(scores)
-    median, high = np.quantile(pairs, (0.5, 0.9))
-    most = float(median + SPREADS * (high - median))
-    if pairs.max() > most:
-        scores = _of_different(scores, most)
+    few = len(vectors) < FEW_PERSONS
+    scores = _of_different(
+        comparator.scores(vectors, vectors), SAME_PERSON_OF_FEW if few else SAME_PERSON
+    )
+    while len(scores) >= LEAST_PERSONS:
+        median, high = np.quantile(_pairs(scores), (0.5, 0.9))
+        different = _of_different(scores, float(median + SPREADS * (high - median)))
+        if not few or len(different) == len(scores):
+            scores = different
+            break
+        scores = different
     return None if len(scores) < LEAST_PERSONS else likeness_of_scores(_pairs(scores))
 
 
@@ -64,6 +67,8 @@ def _of_different(scores: FloatArray, most: float) -> FloatArray:
     """The scores (n, n) without the rows and columns of those who are more similar than `most` to
     somebody before them who is kept."""
     kept = np.ones(len(scores), np.bool_)
+    if not (_pairs(scores) > most).any():
+        return scores
     for row in np.flatnonzero(np.triu(scores > most, 1).any(axis=0)):
         kept[row] = not (scores[:row, row][kept[:row]] > most).any()
     return np.asarray(scores[np.ix_(kept, kept)])

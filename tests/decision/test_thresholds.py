@@ -118,6 +118,8 @@ def test_the_pack_s_serves_where_the_collection_s_is_only_a_guess() -> None:
         )
         assert by_vague.calibration is PACK
         assert by_clear.calibration is clear
+    empty = identification_threshold(request, PLAIN, chain(vague, PACK), GallerySize(0, 0))
+    assert empty.calibration is PACK
 
 
 def test_of_two_guesses_the_better_one_serves() -> None:

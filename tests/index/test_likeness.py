@@ -74,6 +74,15 @@ def test_several_ids_of_one_person_count_once(new_index: NewIndex, noise: float)
     assert with_many.likeness(COSINE) == pytest.approx(once, abs=0.01)
 
 
+@pytest.mark.parametrize(("people", "ids"), [(4, 3), (5, 2), (5, 5), (3, 10)])
+def test_a_few_people_with_several_ids_are_too_few(
+    new_index: NewIndex, people: int, ids: int
+) -> None:
+    """Most of their pairs are of one person: a threshold by these would identify nobody."""
+    photos = np.repeat(drawn(people), ids, axis=0) + 0.6 * drawn(people * ids, seed=9)
+    assert filled(new_index, templates(unit(photos))).likeness(COSINE) is None
+
+
 def test_one_group_is_more_alike_than_a_mixed_gallery(new_index: NewIndex) -> None:
     centre = drawn(1, seed=3)
     alike = unit(drawn(200) + 0.5 * centre)
