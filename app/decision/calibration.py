@@ -243,6 +243,14 @@ class Calibration(_CalibrationPart):
         rate = self.fmr_at(similarity) if empty else self.fpir_at(similarity, size)
         return np.inf if rate is None or rate.low <= 0 else rate.high / rate.low
 
+    def highest_known(self, fpir: float, size: GallerySize, width: float) -> float:
+        """The highest similarity of the curve at which the rate is not below a target, and the
+        limits of its interval are within that factor of each other; -1 if there is none."""
+        columns = (self._fpir(size, name).rates for name in ("rate", "low", "upper"))
+        rows = zip(self.fmr.similarity, *columns, strict=True)
+        known = (x for x, rate, low, high in rows if rate >= fpir and 0 < high <= width * low)
+        return max(known, default=-1.0)
+
     def threshold_at(self, fpir: float, size: GallerySize, name: str = "target_fpir") -> float:
         """The lowest threshold at which a stranger is taken for anyone of a gallery in at most
         that share of searches; with one person of one template, that share is the FMR.

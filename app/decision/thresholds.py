@@ -77,7 +77,8 @@ class ThresholdDecision:
     the error rates that an answer states. `score`: how a person with several templates is
     compared. `shift`: by how much the similarities of the gallery's people, or in a verification
     of faces like the two, exceed those of the calibration's; a threshold chosen for a target
-    includes it.
+    includes it. `counted`: what the calibration gives for the target; `at_least`: the threshold at
+    which a preferred calibration knows that the rate is still higher.
     """
 
     threshold: float
@@ -86,6 +87,8 @@ class ThresholdDecision:
     calibration: Calibration | None
     shift: float = 0.0
     score: PersonScore = PersonScore.BEST
+    counted: float | None = None
+    at_least: float = -1.0
 
     @property
     def lift(self) -> float:
@@ -110,7 +113,10 @@ class ThresholdDecision:
         return self if domain is None else self._shifted(domain.verification.of(probe, reference))
 
     def _shifted(self, shift: float) -> "ThresholdDecision":
-        threshold = self.threshold if self.target is None else min(1.0, self.threshold + shift)
+        if self.target is None:
+            return replace(self, shift=shift)
+        counted = self.threshold if self.counted is None else self.counted
+        threshold = min(1.0, max(counted + shift, self.at_least))
         return replace(self, threshold=threshold, shift=shift)
 
 
@@ -248,19 +254,28 @@ def _at(
     target: float, name: str, size: GallerySize, chain: CalibrationChain, source: ThresholdSource
 ) -> ThresholdDecision:
     """By the first calibration that knows the target's rate within WIDEST_INTERVAL, or else by the
-    one that knows it best. Raises RateOutOfReach of the one that supports the lowest rate."""
+    one that knows it best. Those before it still say how high the rate is at lower thresholds: so
+    a lower target never has a lower threshold where the decision passes to another calibration.
+    Raises RateOutOfReach of the one that supports the lowest rate."""
     refusals: list[tuple[float, RateOutOfReach]] = []
     uncertain: list[tuple[float, ThresholdDecision]] = []
+    at_least = -1.0
     for calibration in chain.calibrations:
         try:
             threshold = calibration.threshold_at(target, size, name)
         except RateOutOfReach as error:
             refusals.append((calibration.lowest_fpir(size), error))
-            continue
-        width = calibration.interval_width(threshold, size)
-        uncertain.append((width, ThresholdDecision(threshold, source, target, calibration)))
-        if width <= WIDEST_INTERVAL:
-            return uncertain[-1][1]
+        else:
+            width = calibration.interval_width(threshold, size)
+            found = ThresholdDecision(
+                max(threshold, at_least), source, target, calibration,
+                counted=threshold, at_least=at_least,
+            )  # fmt: skip
+            if width <= WIDEST_INTERVAL:
+                return found
+            uncertain.append((width, found))
+        known = calibration.highest_known(target, size, WIDEST_INTERVAL)
+        at_least = max(at_least, known)
     if uncertain:
         return min(uncertain, key=lambda one: one[0])[1]
     assert refusals, "there is at least one calibration"

@@ -122,6 +122,42 @@ def test_the_pack_s_serves_where_the_collection_s_is_only_a_guess() -> None:
     assert empty.calibration is PACK
 
 
+@pytest.mark.parametrize("alike", [-0.1, 0.0, 0.1, 0.3])
+def test_a_lower_target_never_has_a_lower_threshold(alike: float) -> None:
+    """Also where the decision passes from the collection's calibration to the pack's, and the
+    collection's people are more alike than the pack's."""
+    curve = CONTENT["fmr"]
+    factors = (1.1, 2, 4, 8, 16)
+    own = calibration(fmr={
+        **curve,
+        "similarity": [similarity + alike for similarity in curve["similarity"]],
+        "low": [rate / factor for rate, factor in zip(curve["rate"], factors, strict=True)],
+        "high": [rate * factor for rate, factor in zip(curve["rate"], factors, strict=True)],
+    })  # fmt: skip
+    targets = (5e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+    found = [
+        identification_threshold(ThresholdRequest(target_fmr=t), PLAIN, chain(own, PACK), HUNDRED)
+        for t in targets
+    ]
+    assert {one.calibration for one in found} == {own, PACK}
+    thresholds = [one.threshold for one in found]
+    assert thresholds == sorted(thresholds)
+    assert max(thresholds) >= 0.3 + alike, "where the own one still knows its rate, 1e-3"
+
+
+def test_a_lift_is_not_added_to_what_another_calibration_knows() -> None:
+    """The collection's own scores have it already: here 0.45, where its rate is 1e-3."""
+    curve = {"similarity": [0.25, 0.35, 0.45, 0.55, 0.65], "low": [9e-2, 9e-3, 8e-4, 6e-6, 1e-7]}
+    own, pack = calibration(fmr={**CONTENT["fmr"], **curve}), calibration(domain=DOMAIN)
+    for likeness, threshold in ((0.2, 0.45), (0.25, 0.45), (0.5, 0.4 + 0.225)):
+        request = ThresholdRequest(target_fmr=1e-4)
+        found = identification_threshold(
+            request, PLAIN, chain(own, pack), HUNDRED, likeness=likeness
+        )
+        assert found.calibration is pack
+        assert found.threshold == pytest.approx(threshold)
+
+
 def test_of_two_guesses_the_better_one_serves() -> None:
     own, worse = uncertain(6), uncertain(8)
     for request in (ThresholdRequest(target_fpir=0.1), ThresholdRequest()):
