@@ -12,10 +12,13 @@ from app.access.keys import audit_key
 from app.cli.console import err, read_settings, require_database
 from app.cli.output import write_file
 from app.encryption.ring import KeyRing
-from app.errors import BackupError
+from app.errors import BackupError, EncryptionKeyError
 from app.gallery.backup_bodies import Held, dump, load, verify
 from app.gallery.backup_stream import encrypted, opened, read_blocks, write_blocks
+from app.store.records import EncryptionState
 from app.store.schema import opened_database
+from app.store.sql.encryption import EncryptionStore
+from app.store.store import Store
 
 STREAM = Path("-")
 
@@ -24,23 +27,28 @@ def backup(
     target: Annotated[Path, typer.Argument(help="File to write; - for standard output.")],
     force: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
     plain: Annotated[
-        bool, typer.Option(help="Do not encrypt the backup, although a key is configured.")
+        bool,
+        typer.Option(
+            help="Do not encrypt the backup, although a key is configured or the database is "
+            "encrypted."
+        ),
     ] = False,
 ) -> None:
     """Write all collections, with their persons, faces and calibrations, as they are at one moment;
     the service can run meanwhile.
 
-    With an encryption key the backup is encrypted by it. The key itself is not in the backup, nor
-    are access keys and the audit log.
+    With an encryption key the backup is encrypted by it. Without one, a database that is encrypted
+    is refused, unless --plain is given. The key itself is not in the backup, nor are access keys
+    and the audit log.
     """
     settings = read_settings()
     with opened_database(require_database(settings).resolved_database_url) as engine:
         ring = None if plain else KeyRing.from_settings(settings)
+        encryption = Store(engine, ring=ring).encryption
+        if not plain:
+            _require_keys(encryption)
         if ring is None:
-            err.print(
-                "[yellow]The backup is not encrypted. It contains embeddings that can be read "
-                "by anyone who has the file.[/]"
-            )
+            err.print(_readable(encryption.state()), style="yellow", highlight=False)
         pieces = write_blocks(dump(engine))
         if ring is not None:
             pieces = encrypted(ring, pieces)
@@ -80,6 +88,34 @@ def restore(
                 "Restored",
                 load(engine, bodies, replace=replace, audit_key=audit_key(read_settings())),
             )
+
+
+def _require_keys(encryption: EncryptionStore) -> None:
+    """Refuse to write a backup that could be read, or not be restored, by mistake. Raises
+    EncryptionKeyError."""
+    try:
+        encryption.require_keys()
+    except EncryptionKeyError as error:
+        raise EncryptionKeyError(
+            f"{error.detail} Or give --plain: then the backup itself is not encrypted."
+        ) from error
+
+
+def _readable(state: EncryptionState) -> str:
+    """What can be read in a backup that is not encrypted, of a database in that state."""
+    plain = {
+        "embeddings": state.plain + state.plain_alternates,
+        "aligned faces": state.plain_crops,
+    }
+    parts = [f"{number} {kind}" for kind, number in plain.items() if number]
+    said = (
+        "The backup is not encrypted. Anyone who has it can read "
+        f"{' and '.join([*parts, 'the ids and metadata of persons'])}."
+    )
+    if state.encrypted:
+        keys = ", ".join(sorted(state.persons_by_key))
+        said += f" {state.encrypted} embeddings in it are encrypted by {keys}."
+    return said
 
 
 @contextmanager

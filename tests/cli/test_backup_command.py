@@ -6,17 +6,20 @@ import stat
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from app.cli.commands import app
-from app.encryption.keys import new_key_line
+from app.encryption.keys import new_key_line, parse_keys
+from app.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.store.backends import create_engine
 from app.store.schema import migrate
 from app.store.store import Store
-from tests.gallery.conftest import DIMENSION, SPACE
+from tests.gallery.conftest import DIMENSION, SPACE, template
+from tests.writing import store_person
 
 
 @pytest.fixture
@@ -86,6 +89,65 @@ def test_encrypted_by_the_key_that_is_configured(
     assert "1 persons" in run("restore", tmp_path / "encrypted", "--replace")
     monkeypatch.delenv("LIKENESS_ENCRYPTION_KEY_FILE")
     assert "key" in run("restore", tmp_path / "encrypted", "--verify", code=2)
+
+
+def key_file(path: Path, key_id: str) -> Path:
+    path.write_text(new_key_line(key_id))
+    path.chmod(0o600)
+    return path
+
+
+def with_faces(folder: Path, keys: Path | None, *people: str) -> None:
+    """One face of each, encrypted by those keys; none of them is kept as a crop."""
+    ring = None if keys is None else KeyRing(parse_keys(keys.read_bytes(), "test"))
+    engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
+    migrate(engine)
+    store = Store(engine, ring=ring)
+    store.encryption.check_keys()
+    gallery = Gallery(store, IndexFactory(1), SPACE, DIMENSION)
+    for number, person in enumerate(people):
+        vector = np.eye(DIMENSION, dtype=np.float32)[number]
+        store_person(store, "default", person, {}, [template(vector, person)])
+    gallery.close()
+
+
+def test_an_encrypted_database_without_its_key_is_backed_up_only_with_plain(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, other = key_file(tmp_path / "key", "k1"), key_file(tmp_path / "other", "k2")
+    with_faces(data, key, "ada", "bob")
+    file = tmp_path / "backup"
+    said = run("backup", file, code=2)
+    assert "encrypted by k1, and no key was given. Set LIKENESS_ENCRYPTION_KEY" in said
+    assert "--plain" in said
+    # Nor by another key than its own: that backup could be restored by nobody who has k1 alone.
+    monkeypatch.setenv("LIKENESS_ENCRYPTION_KEY_FILE", str(other))
+    assert "keys that were not given: k1" in run("backup", file, code=2)
+    assert not file.exists()
+    monkeypatch.delenv("LIKENESS_ENCRYPTION_KEY_FILE")
+    assert "2 templates" in run("backup", file, "--plain")
+
+
+def test_what_is_said_about_a_backup_that_is_not_encrypted_is_true(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_faces(data, None, "ada", "bob")
+    said = run("backup", tmp_path / "plain")
+    assert "can read 2 embeddings and the ids and metadata of persons." in said
+    assert "encrypted by" not in said
+    key = key_file(tmp_path / "key", "k1")
+    monkeypatch.setenv("LIKENESS_ENCRYPTION_KEY_FILE", str(key))
+    with_faces(data, key, "cleo")
+    said = run("backup", tmp_path / "mixed", "--plain")
+    assert "can read 2 embeddings and the ids" in said
+    assert "1 embeddings in it are encrypted by k1." in said
+    run("encryption", "rotate")
+    said = run("backup", tmp_path / "encrypted", "--plain")
+    assert "can read the ids and metadata of persons." in said
+    assert "3 embeddings in it are encrypted by k1." in said
+    vector = np.eye(DIMENSION, dtype=np.float32)[1].tobytes()
+    readable = [vector in (tmp_path / name).read_bytes() for name in ("plain", "encrypted")]
+    assert readable == [True, False]
 
 
 def test_what_cannot_be_read_or_written(data: Path, tmp_path: Path) -> None:

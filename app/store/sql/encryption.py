@@ -1,5 +1,7 @@
 """Encryption of stored rows: its state, rotation of keys, and the check at a start."""
 
+from collections.abc import Mapping
+
 from sqlalchemy import ColumnElement, Connection, exists, func, insert, or_, select, update
 
 from app.encryption.embeddings import EmbeddingCipher
@@ -43,39 +45,40 @@ class EncryptionStore:
                 plain_crops, plain_alternates,
             )  # fmt: skip
 
+    def require_keys(self) -> None:
+        """Check that the keys open what is stored; changes nothing. Raises EncryptionKeyError."""
+        with self._database.reading() as connection:
+            used = _persons_by_key(connection)
+            known = _known_fingerprints(connection)
+        if self._database.ring is not None:
+            self._database.ring.require(used)
+            _refuse_other_keys(self._database.ring, known)
+        elif used:
+            raise EncryptionKeyError(
+                f"The database is encrypted by {', '.join(sorted(used))}, and no key was "
+                "given. Set LIKENESS_ENCRYPTION_KEY, LIKENESS_ENCRYPTION_KEY_FILE or "
+                "LIKENESS_ENCRYPTION_KEY_COMMAND."
+            )
+
     def check_keys(self) -> None:
         """Check before a start that the keys open what is stored; record the active one.
 
         Raises EncryptionKeyError.
         """
-        with self._database.reading() as connection:
-            used = _persons_by_key(connection)
-        if self._database.ring is None:
-            if used:
-                raise EncryptionKeyError(
-                    f"The database is encrypted by {', '.join(sorted(used))}, and no key was "
-                    "given. Set LIKENESS_ENCRYPTION_KEY, LIKENESS_ENCRYPTION_KEY_FILE or "
-                    "LIKENESS_ENCRYPTION_KEY_COMMAND."
-                )
+        self.require_keys()
+        ring = self._database.ring
+        if ring is None:
             return
-        self._database.ring.require(used)
         with self._database.writing() as connection:
             # One process after the other: several may start with a new key.
             connection.execute(select(database.c.id).with_for_update())
-            query = select(encryption_keys.c.key_id, encryption_keys.c.fingerprint)
-            known = {str(key_id): str(mark) for key_id, mark in connection.execute(query)}
-            for key_id, fingerprint in self._database.ring.fingerprints.items():
-                if known.get(key_id, fingerprint) != fingerprint:
-                    raise EncryptionKeyError(
-                        f"The key {key_id} differs from the key with this id that the database "
-                        "was encrypted with. Give that key."
-                    )
-            active = self._database.ring.active_id
-            if active not in known:
-                row = {"key_id": active, "fingerprint": self._database.ring.fingerprints[active]}
+            known = _known_fingerprints(connection)
+            _refuse_other_keys(ring, known)
+            if ring.active_id not in known:
+                row = {"key_id": ring.active_id, "fingerprint": ring.fingerprints[ring.active_id]}
                 now = self._database.clock()
                 connection.execute(insert(encryption_keys).values(**row, created_at=now))
-                note(connection, "encryption.key_added", key_id=active)
+                note(connection, "encryption.key_added", key_id=ring.active_id)
 
     def reencrypt(self, name: str) -> Reencrypted:
         """Bring the persons of a collection under the active key, and encrypt what is plain of
@@ -145,6 +148,21 @@ def _persons_by_key(connection: Connection) -> dict[str, int]:
     keys = keys.where(is_live(persons))
     used = connection.execute(keys.where(persons.c.key_id.is_not(None)))
     return {str(key_id): int(n) for key_id, n in used}
+
+
+def _known_fingerprints(connection: Connection) -> dict[str, str]:
+    query = select(encryption_keys.c.key_id, encryption_keys.c.fingerprint)
+    return {str(key_id): str(mark) for key_id, mark in connection.execute(query)}
+
+
+def _refuse_other_keys(ring: KeyRing, known: Mapping[str, str]) -> None:
+    """Raises EncryptionKeyError if a key of the ring has the id of another one that is known."""
+    for key_id, fingerprint in ring.fingerprints.items():
+        if known.get(key_id, fingerprint) != fingerprint:
+            raise EncryptionKeyError(
+                f"The key {key_id} differs from the key with this id that the database "
+                "was encrypted with. Give that key."
+            )
 
 
 def encrypt_plain(
