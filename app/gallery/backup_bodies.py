@@ -181,16 +181,14 @@ def load(
                 "The database holds persons or collections already. Restore into an empty "
                 "database, or replace its data with --replace."
             )
-        for table in (tables.metadata_terms, *reversed(TABLES)):
-            connection.execute(delete(table))
-        connection.execute(delete(tables.idempotency))
+        highest = _clear(connection)
         connection.execute(update(tables.database).values(id=contents.header["database"]))
         for table, rows in contents.rows():
             _insert(connection, table, rows, contents)
         clashes = compose_ids(connection)
         rebuild_terms(connection)
         rebuild_consents(connection)
-        _mark(connection)
+        _mark(connection, highest)
         note(connection, DATABASE_RESTORED, rows=dict(contents.counts))
         backend_of(engine).set_last_keys(connection, contents.last_keys())
     database.eraser.erase()  # the replaced rows; if that fails now, a service does it later
@@ -239,20 +237,32 @@ def _occupied(connection: Connection) -> bool:
     return bool(people or several > 1)
 
 
-def _mark(connection: Connection) -> None:
-    """A new revision with a new stamp for every collection."""
+def _clear(connection: Connection) -> int:
+    """Delete all rows that a restore replaces. Returns the highest revision of a collection."""
+    first, *others = TABLES
+    for table in (tables.metadata_terms, tables.idempotency, *reversed(others)):
+        connection.execute(delete(table))
+    assert first is tables.collections, "the others refer to it"
+    revisions = connection.execute(delete(first).returning(first.c.revision))
+    return max(revisions.scalars(), default=0)
+
+
+def _mark(connection: Connection, highest: int) -> None:
+    """A new revision with a new stamp for every collection: one that is above the `highest` before
+    the restore, because running services notice changes by revisions that rise."""
     now = datetime.now(UTC)
     query = select(tables.collections.c.id, tables.collections.c.revision)
-    for key, revision in connection.execute(query).all():
+    for key, restored in connection.execute(query).all():
+        revision = max(restored, highest) + 1
         stamp = secrets.token_hex(STAMP_BYTES)
         connection.execute(
             update(tables.collections)
             .where(tables.collections.c.id == key)
-            .values(revision=revision + 1, stamp=stamp)
+            .values(revision=revision, stamp=stamp)
         )
         connection.execute(
             insert(tables.changes).values(
-                collection=key, revision=revision + 1, template=0, kind=RESTORED,
+                collection=key, revision=revision, template=0, kind=RESTORED,
                 stamp=stamp, created_at=now,
             )
         )  # fmt: skip

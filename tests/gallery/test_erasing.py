@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from app.gallery.backup_bodies import dump, load
 from app.gallery.gallery import Gallery
+from app.gallery.replica import position_of
 from app.index.certified.rows import IndexShape
 from app.index.factory import IndexFactory
 from app.store.backends import backend_of, sqlite, sqlite_file
@@ -203,6 +204,40 @@ def test_a_replaced_database_leaves_nothing_behind(
     vectors = enroll_ada(gallery, directions)
     load(open_engine(database), iter(bodies), replace=True)
     assert not left_of(vectors, database)
+
+
+@pytest.mark.parametrize("open_after", [True, False], ids=["open", "closed"])
+@pytest.mark.parametrize("others", [0, 3])
+def test_a_restore_erases_from_indexes_that_nobody_searches(
+    database: Path, tmp_path: Path, directions: Draw, others: int, open_after: bool
+) -> None:
+    """As many changes since the backup as there are collections: the revisions of the backup, each
+    raised by one, would have the sum that maintenance knows."""
+    gallery = open_with_snapshots(database, tmp_path / "index")
+    vectors = directions(2 + others)
+    for number in range(others):
+        gallery.create_collection(f"c{number}", {})
+    enroll_person(gallery, "default", "bob", {}, [template(vectors[0], "0")])
+    bodies = list(dump(open_engine(database)))
+    for number, vector in enumerate(vectors[1:]):
+        enroll_person(gallery, "default", f"p{number}", {}, [template(vector, f"p{number}")])
+    removed = [vector.tobytes() for vector in vectors[1:]]
+    if not open_after:
+        gallery.close()
+        gallery = open_with_snapshots(database, tmp_path / "index")
+    gallery.run_maintenance()  # saves a snapshot, or knows of it
+    assert _kept(tmp_path / "index", removed)
+    load(open_engine(database), iter(bodies), replace=True)
+    gallery.run_maintenance()
+    assert not _kept(tmp_path / "index", removed)
+    record = gallery.require("default")
+    assert gallery._indexes.replicas[record.key].is_at(position_of(record)), "in memory"
+
+
+def _kept(folder: Path, vectors: list[bytes]) -> bool:
+    """Whether a file of the snapshots has one of these embeddings."""
+    everything = b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+    return any(vector in everything for vector in vectors)
 
 
 def test_a_deletion_in_postgresql_is_pending(postgres_url: str, directions: Draw) -> None:

@@ -168,7 +168,8 @@ class CollectionStore:
 
     def state(self) -> tuple[int, int, int]:
         """Three numbers, at least one of which changes when a collection is created or deleted or
-        its templates change: keys are used only once, and revisions only rise."""
+        its templates change, also by a restore: keys are used only once, and revisions only
+        rise."""
         query = select(
             func.count(), func.max(collections.c.id), func.sum(collections.c.revision)
         ).where(is_live())
