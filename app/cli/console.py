@@ -1,5 +1,5 @@
-"""What the commands share: where they print, how they end, which collection is theirs, whether
-there is a database, and whether the pack matches it."""
+"""What the commands share: where they print, how they end, which collection is theirs, and whether
+there is a database."""
 
 import difflib
 import importlib.util
@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -19,9 +19,6 @@ from app.findings import findings
 from app.settings import Settings
 from app.store.backends import missing_file
 from app.store.identifiers import DEFAULT_COLLECTION
-
-if TYPE_CHECKING:  # it brings NumPy, FAISS and ONNX Runtime
-    from app.services import Services
 
 EXIT_CANNOT_START = 2
 PREFIX = "LIKENESS_"
@@ -183,32 +180,3 @@ def require_database(settings: Settings) -> Settings:
     if missing := no_database(settings):
         raise DatabaseError(missing)
     return settings
-
-
-def unmatched_pack(services: "Services") -> str | None:
-    """A warning where faces are stored, but none of them in the embedding space of the pack."""
-    store, pack = services.gallery.store, services.pack
-    other = None
-    for record in store.collections.every():
-        ours = record.embedding_space == pack.embedding_space
-        # A revision of 0 has never had faces: of many collections few need to be counted.
-        if (
-            (other is None or ours)
-            and record.revision
-            and store.collections.count(record).templates
-        ):
-            if ours:
-                return None
-            other = record
-    if other is None:
-        return None
-    from app.inference.packs import packs_by_space  # noqa: PLC0415 it brings NumPy
-
-    made_by = packs_by_space(services.settings.installed_packs).get(other.embedding_space)
-    keep = f"={made_by}" if made_by else " to the pack that it was made with"
-    return (
-        f"The pack {pack.name} matches no collection that has faces: {other.name} is of the "
-        f"embedding space {other.embedding_space}, the pack of {pack.embedding_space}. Enrollment "
-        f"and search there answer 409. Set LIKENESS_PACK{keep}, or migrate it to the running pack: "
-        f"likeness models migrate {other.name} --to {pack.name}"
-    )

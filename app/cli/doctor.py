@@ -10,15 +10,9 @@ import typer
 from rich.table import Table
 
 from app import __version__
-from app.cli.console import (
-    err,
-    no_database,
-    out,
-    read_settings,
-    require_database,
-    unmatched_pack,
-)
+from app.cli.console import err, no_database, out, read_settings, require_database
 from app.cli.stored_data import fix, stored_data
+from app.cli.unmatched import names_of, not_checked, unmatched_collections, warning
 from app.decision.calibration import Calibration
 from app.decision.calibrations import pack_calibration
 from app.decision.fitting import MIN_PERSONS
@@ -83,18 +77,26 @@ def doctor(
         return
     services = build_services(settings)
     rows = _facts(services)
-    unmatched = unmatched_pack(services)
+    unmatched = unmatched_collections(services)
     names = _ours(services) if check else []
+    unchecked = [not_checked(one) for one in unmatched] if check else []
     found = [_check_index(services.gallery, name, repair=repair) for name in names]
     store = services.gallery.store
     fixed = [] if fix_metadata is None else fix(store.integrity, fix_metadata)
     found += stored_data(store.integrity, repair=repair) if check else []
     services.close()
-    _show(rows, (*fixed, *(line for line, _ in found)), clash)
-    if unmatched:
-        err.print(unmatched, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    _show(rows, (*fixed, *unchecked, *(line for line, _ in found)), clash)
+    if said := warning(services, unmatched):
+        err.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if not all(fine for _, fine in found):
         raise typer.Exit(1)
+    if unmatched:
+        out.print(
+            "No fault was found in what was checked. Not checked: the faces of "
+            f"{names_of(unmatched)}.",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        return
     out.print("No fault was found.")
 
 

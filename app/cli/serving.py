@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from app.access.keys import NewKey, Scope
 from app.cli import garbage
-from app.cli.console import clear_errors, err, read_settings, unmatched_pack
+from app.cli.console import clear_errors, err, read_settings
+from app.cli.unmatched import unmatched_collections, warning
 from app.disk import write_whole
 from app.errors import AccessKeyError
 from app.inference.remote.client import NetworkClient
@@ -181,8 +182,8 @@ def prepare(services: Services) -> None:
     switch_default_collection(
         services.gallery.store, pack.embedding_space, pack.recogniser.dimension
     )
-    if warning := unmatched_pack(services):
-        log(logging.WARNING, "no stored face can be compared with the pack", reason=warning)
+    if reason := warning(services, unmatched_collections(services)):
+        log(logging.WARNING, "collections have faces that the pack cannot read", reason=reason)
     services.access_keys.check_pepper()
     require_access_keys(services)
     logging.getLogger("uvicorn.error").addHandler(_UvicornErrors())

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
-from app.cli.console import data_folder, unmatched_pack
-from app.services import build_services
+from app.cli.console import data_folder
+from app.cli.unmatched import unmatched_collections, warning
+from app.inference.packs import find_pack, read_pack
+from app.services import Services, build_services
 from app.settings import Settings
 from app.store.records import NewTemplate
 from tests.cli.conftest import Run
@@ -101,25 +104,48 @@ def test_serve_prints_where_everything_is_kept(
     assert data_folder(Settings()) == f"Data folder {tmp_path}/data{new}"
 
 
-def test_a_pack_that_matches_no_collection_with_faces_is_named(run: Run, tmp_path: Path) -> None:
+def warned(services: Services) -> str | None:
+    return warning(services, unmatched_collections(services))
+
+
+def test_collections_that_the_pack_cannot_read_are_named(run: Run, tmp_path: Path) -> None:
+    """Also where it can read others: a small collection that was migrated hides none."""
     services = build_services(Settings(data_dir=tmp_path / "data"))
-    assert unmatched_pack(services) is None  # nothing is enrolled
+    ours, dimension = services.pack.embedding_space, services.pack.recogniser.dimension
+    former = read_pack(find_pack("default-1.0", None)).embedding_space
     store, size = services.gallery.store, 8
+    store.collections.create("empty", "another-space", size, {})
+    vectors = np.eye(dimension, dtype=np.float32)
+    assert warned(services) is None  # none has faces
     store.collections.create("other", "another-space", size, {})
-    faces = [NewTemplate(np.eye(size, dtype=np.float32)[0], "1")]
-    store_person(store, "other", "ada", None, faces)
-    said = unmatched_pack(services)
+    store_person(store, "other", "ada", None, [NewTemplate(vectors[0, :size], "1")])
+    said = warned(services)
     assert said is not None
-    assert "matches no collection that has faces: other" in said
-    assert "another-space" in said
-    assert services.pack.embedding_space in said
+    assert f"{ours} and cannot read the faces of these collections: other (1 faces of an" in said
+    assert said.endswith(f"likeness models migrate other --to {services.pack.name}")
+    store.collections.create("ours", ours, dimension, {})
+    enroll_person(services.gallery, "ours", "bob", None, [NewTemplate(vectors[0], "1")])
+    for number, vector in enumerate(vectors[:2]):
+        faces = [NewTemplate(vector, str(number))]
+        enroll_person(services.gallery, "default", "eve", None, faces)
+    with store.database.writing() as connection:
+        connection.execute(
+            text("UPDATE collections SET embedding_space = :former WHERE name = 'default'"),
+            {"former": former},
+        )
+    said = warned(services)
+    assert said is not None
+    assert f": default (2 faces of {former}, made by default-1.0), other (1 faces of an" in said
+    services.close()
     doctor = run("doctor")
     assert doctor.exit_code == 0, doctor.output
-    assert "matches no collection that has faces" in one_line(doctor.stderr)
-    vector = np.eye(services.pack.recogniser.dimension, dtype=np.float32)[0]
-    enroll_person(services.gallery, "default", "bob", None, [NewTemplate(vector, "1")])
-    assert unmatched_pack(services) is None
-    services.close()
+    assert one_line(said) in one_line(doctor.stderr)
+    shown = one_line(doctor.stdout)
+    assert f"default: 2 faces, not checked: they are of the embedding space {former}" in shown
+    assert "ours: 1 templates, the index equals the database" in shown
+    assert "No fault was found in what was checked. Not checked: the faces of default, other." in (
+        shown
+    )
 
 
 @pytest.fixture
