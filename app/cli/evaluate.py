@@ -24,7 +24,7 @@ from app.imaging import ImageLimits
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
-from app.lab.evaluation.cache import PhotoCache, pipeline_digest
+from app.lab.evaluation.cache import PhotoCache
 from app.lab.evaluation.figure_rows import FigureRow, document_of, rows_of, to_csv, to_json
 from app.lab.evaluation.labels import (
     FACE_COLUMNS,
@@ -38,6 +38,7 @@ from app.lab.evaluation.labels import (
     read_pairs,
     read_people,
 )
+from app.lab.evaluation.pipeline_digest import pipeline_digest
 from app.lab.evaluation.protocol import (
     DEFAULT_POLICY,
     Analyser,
@@ -283,7 +284,7 @@ def open_analyser(pack: str | None, *, keep: bool) -> Iterator[tuple[ModelPack, 
     if not keep:
         yield loaded, Analyser(pipeline)
         return
-    digest = pipeline_digest(loaded, orientation, pipeline.provider)
+    digest = pipeline_digest(loaded, limits, orientation, pipeline.provider)
     store = PhotoCache(settings.data_dir / CACHE_FILE, digest)
     try:
         yield loaded, Analyser(pipeline, store)

@@ -1,10 +1,9 @@
 """Analysed photos kept between runs, so that the second evaluation of a pack takes seconds.
 
-A row is found by what was in the photo's file and by everything that shapes the answer: networks,
-their settings, and the code of the pipeline. It holds biometric data, as the gallery does.
+A row is found by what was in the photo's file and by everything that shapes the answer, of which
+the module `pipeline_digest` makes one digest. It holds biometric data, as the gallery does.
 """
 
-import hashlib
 import os
 import sqlite3
 from collections.abc import Mapping
@@ -15,38 +14,11 @@ from typing import Any
 import msgpack
 import numpy as np
 
-import app
 from app.disk import private_folder
-from app.faces.orientation import OrientationLimits
-from app.inference.cuda import CPU_PROVIDER
-from app.inference.pack_spec import ModelPack
 from app.locks import new_lock
 from app.types import AnalysedImage, Face, FloatArray, Quality
 
-ANSWER_SHAPING = ("imaging/*.py", "faces/*.py", "inference/session.py", "inference/scheduler.py",
-                  "types.py")  # fmt: skip
-# On a device the networks are rewritten, and photos run in batches.
-SHAPING_ON_DEVICES = ("inference/batching.py", "inference/device_graph.py")
 BUSY_TIMEOUT_S = 30
-
-
-def pipeline_digest(
-    pack: ModelPack, orientation: OrientationLimits | None = None, provider: str = CPU_PROVIDER
-) -> str:
-    """Digest of all that decides what the pipeline answers for a photo; `provider`: what the
-    networks run on."""
-    networks = {"detector", "landmarks", "recogniser", "quality"}
-    digest = hashlib.sha256(pack.model_dump_json(include=networks).encode())
-    digest.update(repr(orientation).encode())
-    root = Path(app.__file__).parent
-    patterns: tuple[str, ...] = ANSWER_SHAPING
-    if provider != CPU_PROVIDER:
-        digest.update(provider.encode())
-        patterns += SHAPING_ON_DEVICES
-    for pattern in patterns:
-        for file in sorted(root.glob(pattern)):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 class PhotoCache:

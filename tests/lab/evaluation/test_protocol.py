@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from app.faces.pipeline import FacePipeline
-from app.inference.cuda import CUDA_PROVIDER
-from app.inference.packs import load_pack
-from app.lab.evaluation.cache import PhotoCache, pipeline_digest
+from app.lab.evaluation.cache import PhotoCache
 from app.lab.evaluation.labels import EvaluationError, LabelledPairs, read_pairs
 from app.lab.evaluation.protocol import (
     FAILED_SIMILARITY,
@@ -119,20 +117,6 @@ def test_another_pipeline_does_not_find_them(
         enrol_photos(analyser, labelled_folder / "images", ["obama.jpg"])
         store.close()
         assert analyser.cached == 0
-
-
-def test_the_pipeline_s_digest_follows_the_pack() -> None:
-    pack = load_pack("default")
-    detector = pack.detector.model_copy(update={"input_size": 320})
-    assert pipeline_digest(pack) == pipeline_digest(load_pack("default"))
-    assert pipeline_digest(pack.model_copy(update={"detector": detector})) != pipeline_digest(pack)
-
-
-def test_a_device_does_not_find_what_the_processor_computed(pipeline: FacePipeline) -> None:
-    """Otherwise comparing the two compares nothing."""
-    pack = load_pack("default")
-    assert pipeline_digest(pack, None, pipeline.provider) == pipeline_digest(pack)
-    assert pipeline_digest(pack, None, CUDA_PROVIDER) != pipeline_digest(pack)
 
 
 def test_the_face_nearest_the_centre_counts(pipeline: FacePipeline, labelled_folder: Path) -> None:
