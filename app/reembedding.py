@@ -7,7 +7,9 @@ ones, so that the same steps lead back.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,8 @@ FACES_AT_ONCE = 64
 SHOWN = 10  # damaged faces that an error names
 # 12.5 million comparisons in each space: seconds.
 SAMPLE = 5_000
+# Faces are enrolled between a build and the cut-over; embedding the last ones takes little time.
+CUT_OVER_ATTEMPTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +63,26 @@ class SpaceComparison:
 class Reembedding:
     """The move of one collection to one pack's embedding space."""
 
-    def __init__(self, store: Store, collection: str, target: ModelPack) -> None:
+    def __init__(self, store: Store, collection: str, target: ModelPack, device: Device) -> None:
         self._collections = store.collections
         self._embeddings = store.alternate_embeddings
         self._name = collection
         self._target = target
         self._space = target.embedding_space
+        self._device = device
 
-    def build(self, device: Device, progress: Callable[[int, int], None]) -> None:
+    @cached_property
+    def _recogniser(self) -> Recogniser:
+        model = OnnxModel(self._target.recogniser_path, self._device)
+        return Recogniser(model, self._target.recogniser)
+
+    def build(self, progress: Callable[[int, int], None]) -> None:
         """Embed every kept crop that the new space lacks; continues a run that was interrupted.
 
         Raises NotReembedded where faces were enrolled without keeping their crops, DamagedData
         after all others are embedded if kept crops are damaged, PackError or DeviceError.
         """
-        spec = self._target.recogniser
-        recogniser = Recogniser(OnnxModel(self._target.recogniser_path, device), spec)
+        side = self._target.recogniser.input_size
         after, state = 0, self._require_crops()
         progress(state.ready, state.templates)
         done, damaged = state.ready, list[str]()
@@ -87,12 +96,12 @@ class Reembedding:
             after, done = kept[-1].template_key, done + len(crops)
             if not crops:
                 continue
-            if any(crop.shape != (spec.input_size, spec.input_size, 3) for crop in crops.values()):
+            if any(crop.shape != (side, side, 3) for crop in crops.values()):
                 raise PackError(
-                    f"{self._target.name} takes faces of {spec.input_size} pixels; those that were "
+                    f"{self._target.name} takes faces of {side} pixels; those that were "
                     "kept have another size. Enroll into a new collection instead."
                 )
-            vectors, _ = recogniser.embed(np.stack(list(crops.values())))
+            vectors, _ = self._recogniser.embed(np.stack(list(crops.values())))
             made = dict(zip(crops, vectors, strict=True))
             self._embeddings.put(self._name, self._space, made)
             progress(done, state.templates)
@@ -151,8 +160,15 @@ class Reembedding:
         )
 
     def cut_over(self) -> CollectionRecord:
-        """Swap the spaces in one transaction. Raises NotReembedded unless everything is built."""
-        return self._embeddings.cut_over(self._name, self._space, self._target.recogniser.dimension)
+        """Swap the spaces in one transaction; faces that were enrolled since `build` are embedded
+        first. Raises NotReembedded if after CUT_OVER_ATTEMPTS there are still some, and what
+        `build` raises."""
+        to = (self._name, self._space, self._target.recogniser.dimension)
+        for _ in range(CUT_OVER_ATTEMPTS - 1):
+            with suppress(NotReembedded):
+                return self._embeddings.cut_over(*to)
+            self.build(lambda _done, _total: None)
+        return self._embeddings.cut_over(*to)
 
 
 def _decoded(kept: KeptCrop) -> Image | None:

@@ -110,16 +110,16 @@ def test_to_version_2_of_the_default_pack(
     new = place.serve(pack)
     with pytest.raises(EmbeddingSpaceMismatch, match=r"LIKENESS_PACK=default-1\.0 .*--to default"):
         new.gallery.require("default")
-    migration = Reembedding(old.gallery.store, "default", pack)
-    migration.build(Device.CPU, silent)
+    migration = Reembedding(old.gallery.store, "default", pack, Device.CPU)
+    migration.build(silent)
     migration.cut_over()
     (rows,) = new.gallery.identify("default", probe(new, photos / "obama3.jpg"), 2).rows
     assert [one.face.person_id for one in rows] == ["obama", "biden"]
     assert rows[0].similarity > 0.7
     again = new.gallery.identify("default", probe(new, photos / "obama.jpg"), 1).rows[0][0]
     assert 0.9 < again.similarity < 0.9999  # aligned by other landmarks than the kept face
-    back = Reembedding(old.gallery.store, "default", old.pack)
-    back.build(Device.CPU, silent)
+    back = Reembedding(old.gallery.store, "default", old.pack, Device.CPU)
+    back.build(silent)
     back.cut_over()
     found = old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2).rows[0]
     assert [(one.face, one.similarity) for one in found] == [
@@ -136,8 +136,8 @@ def test_to_the_accurate_pack(
     accurate = compose(ACCURATE, content, tmp_path / "installed")
     old = place.serve(pack)
     enroll(old)
-    migration = Reembedding(old.gallery.store, "default", accurate)
-    migration.build(Device.CPU, silent)
+    migration = Reembedding(old.gallery.store, "default", accurate, Device.CPU)
+    migration.build(silent)
     migration.cut_over()
     new = place.serve(accurate)
     (rows,) = new.gallery.identify("default", probe(new, photos / "obama3.jpg"), 2).rows
@@ -157,8 +157,8 @@ def test_there_and_back(
     enroll(old)
     before = old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2).rows[0]
     store = old.gallery.store
-    there = Reembedding(store, "default", other_pack)
-    there.build(Device.CPU, silent)
+    there = Reembedding(store, "default", other_pack, Device.CPU)
+    there.build(silent)
     # Until the cut-over nothing has changed for anybody.
     assert old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2).rows[0] == before
     found = there.compare(pack, np.random.default_rng(0))
@@ -178,8 +178,8 @@ def test_there_and_back(
     assert {one.face.face_id for one in before} >= {after[1].face.face_id}
     enroll(new, collins=("collins.jpg",))
 
-    back = Reembedding(store, "default", pack)
-    back.build(Device.CPU, silent)
+    back = Reembedding(store, "default", pack, Device.CPU)
+    back.build(silent)
     back.cut_over()
     again = old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 3).rows[0]
     assert [(one.face, one.similarity) for one in again[:2]] == [
@@ -195,8 +195,8 @@ def test_the_new_embeddings_are_those_of_the_photos(
     """Same detector, same crop: what migration makes is what enrollment would have made."""
     old = place.serve(pack)
     enroll(old)
-    work = Reembedding(old.gallery.store, "default", other_pack)
-    work.build(Device.CPU, silent)
+    work = Reembedding(old.gallery.store, "default", other_pack, Device.CPU)
+    work.build(silent)
     work.cut_over()
     new = place.serve(other_pack)
     _, vectors = new.gallery.store.embeddings.of_person("default", "biden")
@@ -210,10 +210,10 @@ def test_faces_without_crops_are_counted(
     services = place.serve(pack)
     enroll(services, biden=("biden.jpg",))
     enroll(services, keep_crops=False, obama=("obama.jpg",))
-    work = Reembedding(services.gallery.store, "default", other_pack)
+    work = Reembedding(services.gallery.store, "default", other_pack, Device.CPU)
     with pytest.raises(NotReembedded, match=r"1 of 2 faces .*keep_crops"):
-        work.build(Device.CPU, silent)
-    with pytest.raises(NotReembedded, match="nothing was changed"):
+        work.build(silent)
+    with pytest.raises(NotReembedded, match=r"1 of 2 faces .*keep_crops"):
         work.cut_over()
     assert services.gallery.store.collections.get("default").embedding_space == pack.embedding_space
 
@@ -230,12 +230,12 @@ def test_a_damaged_crop_keeps_no_other_from_being_embedded(
     with engine.begin() as connection:
         connection.execute(damage, {"nothing": b"damaged", "key": face.template_key})
     engine.dispose()
-    work = Reembedding(store, "default", other_pack)
+    work = Reembedding(store, "default", other_pack, Device.CPU)
     with pytest.raises(DamagedData, match=rf"1 kept faces .* {face.face_id}\. All others were"):
-        work.build(Device.CPU, silent)
+        work.build(silent)
     assert store.alternate_embeddings.state("default", other_pack.embedding_space).ready == 2
     services.gallery.delete_face("default", face.face_id)
-    work.build(Device.CPU, silent)
+    work.build(silent)
     work.cut_over()
 
 
@@ -246,8 +246,8 @@ def test_a_threshold_of_the_policy_does_not_get_into_another_space(
     enroll(services)
     collections = services.gallery.store.collections
     collections.update("default", None, {"threshold": 0.31, "keep_crops": True})
-    work = Reembedding(services.gallery.store, "default", other_pack)
-    work.build(Device.CPU, silent)
+    work = Reembedding(services.gallery.store, "default", other_pack, Device.CPU)
+    work.build(silent)
     assert work.compare(pack, np.random.default_rng(0)).before.threshold == 0.31
     with pytest.raises(Conflict, match=rf"0\.31, which holds only in .* {pack.embedding_space}"):
         work.cut_over()
@@ -272,20 +272,26 @@ def test_the_command_refuses_before_the_work(
     assert "--cut-over" in forgotten.output
 
 
-def test_what_comes_after_the_building_holds_up_the_cut_over(
+def test_what_is_enrolled_after_the_building_is_embedded_by_the_cut_over(
     place: Place, pack: ModelPack, other_pack: ModelPack, enroll: Enroll
 ) -> None:
+    """A service that always gets new faces can be cut over, too."""
     services = place.serve(pack)
     enroll(services)
-    work = Reembedding(services.gallery.store, "default", other_pack)
-    work.build(Device.CPU, silent)
+    store = services.gallery.store
+    work = Reembedding(store, "default", other_pack, Device.CPU)
+    work.build(silent)
     enroll(services, collins=("collins.jpg",))
+    space = other_pack.embedding_space
     with pytest.raises(NotReembedded, match="1 faces"):
-        work.cut_over()
+        store.alternate_embeddings.cut_over("default", space, other_pack.recogniser.dimension)
     reported: list[tuple[int, int]] = []
-    work.build(Device.CPU, lambda *seen: reported.append(seen))
+    work.build(lambda *seen: reported.append(seen))
     assert reported == [(3, 4), (4, 4)]
-    work.cut_over()
+    enroll(services, clinton=("obama3.jpg",))
+    assert work.cut_over().embedding_space == space
+    found = place.serve(other_pack).gallery.store.templates.page("default", "clinton", None, 9)
+    assert len(found.items) == 1
 
 
 def test_deletion_includes_crops_and_alternate_embeddings(
@@ -293,7 +299,7 @@ def test_deletion_includes_crops_and_alternate_embeddings(
 ) -> None:
     services = place.serve(pack)
     enroll(services)
-    Reembedding(services.gallery.store, "default", other_pack).build(Device.CPU, silent)
+    Reembedding(services.gallery.store, "default", other_pack, Device.CPU).build(silent)
     delete_person(services.gallery, "default", "obama")
     engine = place.engine()
     with engine.connect() as connection:

@@ -167,8 +167,8 @@ def migrate_collection(
             )
         else:
             _check_before_work(record, cut_over=cut_over, forget=forget)
-            work = Reembedding(store, collection, target)
-            _build(work, settings)
+            work = Reembedding(store, collection, target, settings.device)
+            _build(work)
             source = _pack_of(record.embedding_space, settings)
             _print(work.compare(source, np.random.default_rng(secrets.randbits(64))))
             if cut_over:
@@ -201,14 +201,11 @@ def _check_before_work(record: CollectionRecord, *, cut_over: bool, forget: bool
         )
 
 
-def _build(work: Reembedding, settings: Settings) -> None:
+def _build(work: Reembedding) -> None:
     columns = ("faces", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=None)
-        work.build(
-            settings.device,
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
+        work.build(lambda done, total: progress.update(task, completed=done, total=total))
 
 
 def _pack_of(embedding_space: str, settings: Settings) -> ModelPack | None:

@@ -219,7 +219,8 @@ class AlternateEmbeddingStore:
             if lacking:
                 raise NotReembedded(
                     f"{lacking} faces of '{name}' have no embedding of {embedding_space} yet; "
-                    "nothing was changed. Call likeness models migrate again."
+                    "nothing was changed. Call likeness models migrate again, while "
+                    "no faces are enrolled."
                 )
             self._encrypt_replaced(connection, collection, embedding_space)
             self._swap(connection, collection, embedding_space)
