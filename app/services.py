@@ -180,7 +180,7 @@ def build_services(
     maintenance.add_task(store.collections.removal.round)
     maintenance.add_task(access.store_uses)
     matches = MatchTimes(store.retention)
-    maintenance.add_task(matches.store)
+    maintenance.add_task(matches.store, before_indexes=True)
     refused = RefusedCalls(CallLog(access_database))
     maintenance.add_task(refused.round)
     maintenance.add_task(_from_second_round(import_scipy))

@@ -1,14 +1,14 @@
 """`likeness retention`: whom the policies of collections would delete."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from app.cli.console import out, read_settings, require_database
 from app.decision.policy import MOST_RETENTION_DAYS
-from app.gallery.retention import expiry_of
+from app.gallery.retention import expiry_of, inactive_since
 from app.store.schema import opened_database
 from app.store.sql.retention import Expiry
 from app.store.store import Store
@@ -46,7 +46,7 @@ def retention(
         for record in records:
             rule = expiry_of(record, now)
             if days is not None:
-                rule = replace(rule, inactive_since=now - timedelta(days=days))
+                rule = replace(rule, inactive_since=inactive_since(days, now))
             if rule:
                 deletes = True
                 _show(store, record.name, rule)

@@ -46,9 +46,10 @@ class MaintenanceThread:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
-    def add_task(self, task: Callable[[], None]) -> None:
-        """Also call this task in each round; it must do a limited amount of work."""
-        self._tasks.append(task)
+    def add_task(self, task: Callable[[], None], *, before_indexes: bool = False) -> None:
+        """Also call this task in each round; it must do a limited amount of work. The work on the
+        indexes may take minutes: what must not wait for it is done before."""
+        self._tasks.insert(0 if before_indexes else len(self._tasks), task)
 
     def start(self) -> None:
         """Begin, unless that was done before."""

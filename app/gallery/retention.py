@@ -22,6 +22,9 @@ from app.store.sql.retention import Expiry, RetentionStore
 from app.telemetry.logs import log
 
 CHECK_EVERY_S = 3600.0
+# A match counts although the process that answered has not stored it yet: it may be opening a large
+# index, which takes minutes. So persons are kept for so long after the last day of the policy.
+UNSTORED = timedelta(hours=1)
 # The clock and the seconds that have passed may differ by this much between two rounds.
 JUMP_S = 3600.0
 # Persons deleted in one transaction, so that other writes have their turns, and transactions and
@@ -35,9 +38,15 @@ def expiry_of(collection: CollectionRecord, now: datetime) -> Expiry:
     falsy if there is none."""
     days = collection.policy.get("retention_days")
     return Expiry(
-        None if days is None else now - timedelta(days=int(days)),
+        None if days is None else inactive_since(int(days), now),
         now if needs_consent(collection) else None,
     )
+
+
+def inactive_since(days: int, now: datetime) -> datetime:
+    """Since when persons were neither enrolled nor matched whom a policy of so many days deletes
+    now."""
+    return now - timedelta(days=days) - UNSTORED
 
 
 @dataclass(slots=True)
@@ -63,7 +72,8 @@ class RetentionTask:
         clock: Callable[[], float] = seconds,
     ) -> None:
         """`store_matches` stores the matches that this process has noted: no person is deleted
-        if that fails. `before_deleting(collection, person_ids)` is called before the deletion."""
+        if that fails. Other processes have `UNSTORED` for theirs. `before_deleting(collection,
+        person_ids)` is called before the deletion."""
         self._gallery = gallery
         self._store_matches = store_matches
         self._before_deleting = before_deleting

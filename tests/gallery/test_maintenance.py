@@ -82,3 +82,10 @@ def test_an_error_that_nobody_foresaw_is_named_by_its_kind(gallery: Gallery) -> 
     rounds.maintenance.add_task(lambda: {}["absent"])  # type: ignore[misc]
     rounds.one()
     assert rounds.maintenance.failure == "KeyError"
+
+
+def test_what_must_not_wait_for_an_index_is_done_before(gallery: Gallery) -> None:
+    rounds, ready = Rounds(gallery), list[bool]()
+    rounds.maintenance.add_task(lambda: ready.append(rounds.maintenance.ready), before_indexes=True)
+    rounds.one()
+    assert ready == [False]

@@ -16,7 +16,13 @@ from app.cli.commands import app
 from app.errors import StoreUnavailable
 from app.gallery import retention as module
 from app.gallery.gallery import Gallery
-from app.gallery.retention import BATCHES, CHECK_EVERY_S, MatchTimes, RetentionTask
+from app.gallery.retention import (
+    BATCHES,
+    CHECK_EVERY_S,
+    UNSTORED,
+    MatchTimes,
+    RetentionTask,
+)
 from app.services import build_services
 from app.settings import Settings
 from app.store.records import CollectionRecord, FaceName, PersonTemplate
@@ -330,6 +336,26 @@ class TestTask:
         task.round()
         assert left(gallery.store) == []
 
+    def test_a_match_in_another_process_that_has_not_stored_it_yet(
+        self, gallery: Gallery, calendar: Calendar, database: Path
+    ) -> None:
+        """That process is building an index. The person has until the end of the day; the first
+        check of this process comes right after."""
+        enroll(gallery.store, "ada", "bob")
+        calendar.now = datetime(2026, 3, 31, 23, 59, 59, tzinfo=UTC)
+        other = open_gallery(database).store
+        times = MatchTimes(other.retention, calendar)
+        note(times, other, "ada")
+        calendar.now += 2 * timedelta(seconds=1)
+        task_of(gallery, calendar).round()
+        assert left(gallery.store) == ["ada", "bob"]
+        calendar.now += timedelta(minutes=50)
+        times.store()
+        task_of(gallery, calendar).round()
+        calendar.now += UNSTORED
+        task_of(gallery, calendar).round()
+        assert left(gallery.store) == ["ada"]
+
     def test_it_looks_once_an_hour(self, gallery: Gallery, calendar: Calendar) -> None:
         task = task_of(gallery, calendar)
         task.round()
@@ -416,6 +442,7 @@ def test_the_command_shows_and_erases_nothing(
 def test_matches_that_are_not_stored_yet_are_stored_at_the_end(tmp_path: Path) -> None:
     """A stop between two rounds of maintenance forgets nobody."""
     services = build_services(Settings(data_dir=tmp_path / "data"))
+    assert services.maintenance._tasks[0] == services.matches.store, "before work of minutes"
     services.maintenance.stop()
     store, policy = services.gallery.store, {"retention_days": 30}
     store.collections.update("default", None, policy)
