@@ -124,6 +124,30 @@ def private_file(path: Path) -> None:
         os.close(file)
 
 
+def require_access(path: Path) -> None:
+    """Raises OSError where this process may not read and write a file, or list, change and enter a
+    folder."""
+    needed = os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)
+    if not os.access(path, needed):
+        number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(number, os.strerror(number), str(path))
+
+
+def command_for_access(folder: Path, denied: Path) -> str:
+    """The command by which root gives this process the right to use a folder and all that is in it,
+    where it was denied at that path."""
+    user, group = os.geteuid(), os.getegid()
+    # What is behind a folder that cannot be entered cannot be looked at either.
+    found = next(one for one in (denied, *denied.parents) if os.access(one, os.F_OK))
+    if folder not in (found, *found.parents):
+        if os.access(found, os.X_OK):
+            return f"install -d -o {user} -g {group} {folder}"
+        return f"chmod a+x {found}"
+    if found.stat().st_uid == user:
+        return f"chmod -R u+rwX {folder}"
+    return f"chown -R {user}:{group} {folder}"
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file in hexadecimal. Raises OSError."""
     with path.open("rb") as file:

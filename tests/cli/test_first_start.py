@@ -158,11 +158,19 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_who_may_not_write_the_data_folder_is_named(open_folder: Path) -> None:
-    folders = [open_folder / made for made in ("folder", "file", "nothing")]
-    for folder in folders[:2]:
-        folder.mkdir()
-    (folders[1] / "likeness.db").touch(0o600)
-    folders[1].chmod(0o777)
+    folders = {name: open_folder / name for name in ("root's", "file", "closed", "read", "new")}
+    for name in ("root's", "file", "closed", "read"):
+        folders[name].mkdir()
+    (folders["file"] / "likeness.db").touch(0o600)
+    folders["file"].chmod(0o777)
+    (folders["read"] / "likeness.db").touch()
+    for path in (folders["closed"], folders["read"], folders["read"] / "likeness.db"):
+        os.chown(path, NOBODY, NOBODY)
+        path.chmod(0o500)  # its owner is right, its mode is not
+    folders["read"].chmod(0o700)
+    (open_folder / "between").mkdir(0o700)
+    folders["behind"] = open_folder / "between" / "data"
+    folders["behind"].mkdir()
     code = (
         "import os, sys\n"
         "from app.errors import DatabaseError\n"
@@ -172,14 +180,22 @@ def test_who_may_not_write_the_data_folder_is_named(open_folder: Path) -> None:
         "    try:\n        create_engine(url)\n"
         "    except DatabaseError as error:\n        print(repr(error.detail))\n"
     )
+    urls = (f"sqlite:///{folder}/likeness.db" for folder in folders.values())
     done = subprocess.run(
-        [sys.executable, "-c", code, *(f"sqlite:///{folder}/likeness.db" for folder in folders)],
+        [sys.executable, "-c", code, *urls],
         capture_output=True, text=True, check=False, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    change, create = f"chown -R {NOBODY}:{NOBODY}", f"install -d -o {NOBODY} -g {NOBODY}"
-    advices = (change, change, create)
-    for folder, advice, said in zip(folders, advices, done.stdout.splitlines(), strict=True):
+    change, mode = f"chown -R {NOBODY}:{NOBODY} {{}}", "chmod -R u+rwX {}"
+    advices = {
+        "root's": change,
+        "file": change,
+        "closed": mode,
+        "read": mode,
+        "new": f"install -d -o {NOBODY} -g {NOBODY} {{}}",
+        "behind": f"chmod a+x {open_folder}/between",
+    }
+    for (name, folder), said in zip(folders.items(), done.stdout.splitlines(), strict=True):
         assert f"user id {NOBODY}" in said
-        assert f"sudo {advice} {folder} " in said
+        assert f"sudo {advices[name].format(folder)} (in a container" in said, name
         assert "LIKENESS_DATA_DIR" in said

@@ -6,7 +6,6 @@ the list of its cells and the cells themselves. Nobody reads those bytes, so the
 beside readers. File format: https://www.sqlite.org/fileformat2.html, sections 1.3 and 1.6.
 """
 
-import errno
 import os
 import re
 import sqlite3
@@ -20,7 +19,7 @@ from typing import Final
 from sqlalchemy import URL
 from sqlalchemy.util import asbool
 
-from app.disk import private_file, private_folder
+from app.disk import command_for_access, private_file, private_folder, require_access
 from app.errors import DatabaseError
 from app.locks import new_lock
 
@@ -53,7 +52,7 @@ class DatabaseFile:
         private_folder(path.parent)
         private_file(path)
         for needed in (path, path.parent):  # SQLite's log is made beside the database
-            _require_writable(needed)
+            require_access(needed)
         self._number = self._now()
         weakref.finalize(self, _OPEN.release, _OPEN.use(self._number))
 
@@ -194,27 +193,19 @@ def absent_file(url: URL) -> Path | None:
     return None
 
 
-def _require_writable(path: Path) -> None:
-    """Raises PermissionError where this process may not write it."""
-    if not os.access(path, os.R_OK | os.W_OK):
-        number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
-        raise OSError(number, os.strerror(number), str(path))
-
-
 def _advice(error: OSError, folder: Path) -> str:
-    """What is wrong with the data folder, whose it is, and the command that gives it away."""
+    """What is wrong with the data folder, and the command that corrects it."""
     other = "set LIKENESS_DATA_DIR to a folder that can be written."
     if not isinstance(error, PermissionError):
         return (
             f"The data folder {folder} cannot be used: {error.strerror}. Correct that, or {other}"
         )
-    user, group = os.geteuid(), os.getegid()
-    command = f"chown -R {user}:{group}" if folder.exists() else f"install -d -o {user} -g {group}"
+    command = command_for_access(folder, Path(error.filename))
     return (
-        f"The data folder {folder} cannot be written by user id {user}, under which Likeness runs "
-        f"({error.filename}: {error.strerror}). Give that user the right: sudo {command} {folder} "
-        "(in a container: on the host, with the path of the folder that is mounted there), or "
-        f"{other}"
+        f"The data folder {folder} cannot be written by user id {os.geteuid()}, under which "
+        f"Likeness runs ({error.filename}: {error.strerror}). Give that user the right: sudo "
+        f"{command} (in a container: on the host, with the path of the folder that is mounted "
+        f"there), or {other}"
     )
 
 
