@@ -28,7 +28,7 @@ from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits
 from app.index.port import PRECISION
 from app.inference.packs import load_pack
-from app.lab.evaluation.cache import PhotoCache, pipeline_digest
+from app.lab.evaluation.cache import PhotoCache
 from app.lab.evaluation.degrading import (
     MILD_DEGRADATIONS,
     embed_covered,
@@ -36,6 +36,7 @@ from app.lab.evaluation.degrading import (
     photos_to_degrade,
 )
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise, read_people
+from app.lab.evaluation.pipeline_digest import pipeline_digest
 from app.lab.evaluation.protocol import Analyser, enrol_photos, in_threads
 from app.settings import Device, Settings
 from app.types import Face, FloatArray, Image
@@ -59,7 +60,8 @@ def main() -> None:
     if not (options.cache / "fit.npz").exists():
         _embed_for_fit(pipeline, options)
     if options.evaluated and not (options.cache / "sharp.npz").exists():
-        cache = PhotoCache(settings.data_dir / CACHE_FILE, pipeline_digest(pack, orientation))
+        digest = pipeline_digest(pack, ImageLimits(), orientation)
+        cache = PhotoCache(settings.data_dir / CACHE_FILE, digest, print)
         with closing(cache):
             _take_evaluated(Analyser(pipeline, cache), options, photos)
     for kind in options.kinds or ["sharp", *KINDS]:

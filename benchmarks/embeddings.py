@@ -15,7 +15,8 @@ from app.folders import find_photos
 from app.imaging import ImageLimits
 from app.index.port import PRECISION
 from app.inference.packs import load_pack
-from app.lab.evaluation.cache import PhotoCache, pipeline_digest
+from app.lab.evaluation.cache import PhotoCache
+from app.lab.evaluation.pipeline_digest import pipeline_digest
 from app.lab.evaluation.protocol import MAX_FACES, Analyser
 from app.settings import Device
 
@@ -54,7 +55,7 @@ def embed_folder(folder: Path, pack_name: str, cache: Path) -> tuple[Vectors, ND
     `likeness evaluate`."""
     pack = load_pack(pack_name)
     turned = pack_orientation(pack, PRECISION)
-    store = PhotoCache(cache, pipeline_digest(pack, turned))
+    store = PhotoCache(cache, pipeline_digest(pack, ImageLimits(), turned), print)
     pipeline = build_pipeline(pack, Device.CPU, ImageLimits(), orientation=turned)
     analyser = Analyser(pipeline, store)
     vectors, persons = [], []

@@ -35,8 +35,9 @@ from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
-from app.lab.evaluation.cache import PhotoCache, pipeline_digest
+from app.lab.evaluation.cache import PhotoCache
 from app.lab.evaluation.labels import read_label_noise
+from app.lab.evaluation.pipeline_digest import pipeline_digest
 from app.lab.evaluation.protocol import Analyser, enrol_photos
 from app.settings import Device, Settings
 from app.types import FloatArray
@@ -90,9 +91,9 @@ def rates(packs: dict[str, ModelPack], folder: Path, half: str, data_dir: Path) 
 
 def embeddings(pack: ModelPack, folder: Path, photos: list[str], data_dir: Path) -> FloatArray:
     """Those of the central faces (n, d)."""
-    limits = pack_orientation(pack, PRECISION)
-    pipeline = build_pipeline(pack, Device.CPU, ImageLimits(), orientation=limits)
-    cache = PhotoCache(data_dir / CACHE_FILE, pipeline_digest(pack, limits))
+    turned = pack_orientation(pack, PRECISION)
+    pipeline = build_pipeline(pack, Device.CPU, ImageLimits(), orientation=turned)
+    cache = PhotoCache(data_dir / CACHE_FILE, pipeline_digest(pack, ImageLimits(), turned), print)
     with closing(pipeline), closing(cache):
         found = enrol_photos(Analyser(pipeline, cache), folder, photos, FaceSelection.CENTRE)
     return np.stack([found.faces[photo].embedding for photo in photos])

@@ -285,11 +285,15 @@ def open_analyser(pack: str | None, *, keep: bool) -> Iterator[tuple[ModelPack, 
         yield loaded, Analyser(pipeline)
         return
     digest = pipeline_digest(loaded, limits, orientation, pipeline.provider)
-    store = PhotoCache(settings.data_dir / CACHE_FILE, digest)
+    store = PhotoCache(settings.data_dir / CACHE_FILE, digest, _warn)
     try:
         yield loaded, Analyser(pipeline, store)
     finally:
         store.close()
+
+
+def _warn(sentence: str) -> None:
+    err.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ the module `pipeline_digest` makes one digest. It holds biometric data, as the g
 
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,41 +26,73 @@ class PhotoCache:
     """Analysed images by the digest of their file, in one SQLite file. Thread-safe.
 
     Readable by its owner alone. Two runs may share it: the second one writes the same content.
+    Where the file cannot be used, or no longer, there is no cache: nothing is found or kept then.
     """
 
-    def __init__(self, path: Path, pipeline: str) -> None:
-        private_folder(path.parent)
-        # Created with its permissions, so that there is no moment without them.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        self._connection = sqlite3.connect(path, BUSY_TIMEOUT_S, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute(
-            "CREATE TABLE IF NOT EXISTS photos (pipeline TEXT, photo TEXT, kind TEXT, "
-            "answer BLOB, PRIMARY KEY (pipeline, photo, kind)) WITHOUT ROWID"
-        )
+    def __init__(self, path: Path, pipeline: str, warn: Callable[[str], None]) -> None:
+        """`pipeline`: the digest of what computes the answers. `warn` gets a sentence, once, where
+        the file cannot be used."""
+        self._path = path
         self._pipeline = pipeline
+        self._warn = warn
         self._lock = new_lock("evaluation.cache")
+        self._connection: sqlite3.Connection | None = None
+        with self._without_if_it_fails():
+            private_folder(path.parent)
+            # Created with its permissions, so that there is no moment without them.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._connection = sqlite3.connect(path, BUSY_TIMEOUT_S, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS photos (pipeline TEXT, photo TEXT, kind TEXT, "
+                "answer BLOB, PRIMARY KEY (pipeline, photo, kind)) WITHOUT ROWID"
+            )
 
     def get(self, photo: str, kind: str) -> AnalysedImage | None:
         """The answer for a photo's digest; None where there is none."""
-        with self._lock:
-            row = self._connection.execute(
-                "SELECT answer FROM photos WHERE pipeline = ? AND photo = ? AND kind = ?",
-                (self._pipeline, photo, kind),
-            ).fetchone()
-        return None if row is None else _unpack(row[0])
+        found = None
+        with self._lock, self._without_if_it_fails():
+            if self._connection is not None:
+                row = self._connection.execute(
+                    "SELECT answer FROM photos WHERE pipeline = ? AND photo = ? AND kind = ?",
+                    (self._pipeline, photo, kind),
+                ).fetchone()
+                found = None if row is None else _unpack(row[0])
+        return found
 
     def put(self, photo: str, kind: str, image: AnalysedImage) -> None:
         """Keep an answer."""
-        with self._lock, self._connection:
-            self._connection.execute(
-                "INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?)",
-                (self._pipeline, photo, kind, _pack(image)),
-            )
+        packed = _pack(image)
+        with self._lock, self._without_if_it_fails():
+            if self._connection is not None:
+                with self._connection:
+                    self._connection.execute(
+                        "INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?)",
+                        (self._pipeline, photo, kind, packed),
+                    )
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    @contextmanager
+    def _without_if_it_fails(self) -> Iterator[None]:
+        """A file that is locked, full, damaged or another user's must not end an evaluation that
+        may have run for hours."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            self._warn(
+                f"{self._path} cannot be used ({reason}). The evaluation goes on without this "
+                "cache. Delete the file if it is damaged, or do without it: --no-cache."
+            )
 
 
 def _pack(image: AnalysedImage) -> bytes:
@@ -80,9 +113,13 @@ def _pack(image: AnalysedImage) -> bytes:
 
 
 def _unpack(packed: bytes) -> AnalysedImage:
-    content = msgpack.unpackb(packed)
-    faces = tuple(_face(members) for members in content["faces"])
-    return AnalysedImage(content["width"], content["height"], faces, {})
+    """The kept answer. Raises sqlite3.DatabaseError for other content, of a damaged file."""
+    try:
+        content = msgpack.unpackb(packed)
+        faces = tuple(_face(members) for members in content["faces"])
+        return AnalysedImage(content["width"], content["height"], faces, {})
+    except (ValueError, KeyError, TypeError) as error:
+        raise sqlite3.DatabaseError("a row in it is damaged") from error
 
 
 def _face(members: Mapping[str, Any]) -> Face:

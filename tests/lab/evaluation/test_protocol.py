@@ -92,7 +92,7 @@ def test_a_second_run_answers_from_the_cache(
     path = tmp_path / "cache" / "photos.db"
     results = []
     for _ in range(2):
-        store = PhotoCache(path, "one pipeline")
+        store = PhotoCache(path, "one pipeline", pytest.fail)
         analyser = Analyser(pipeline, store)
         results.append(enrol_photos(analyser, labelled_folder / "images", names))
         store.close()
@@ -112,7 +112,7 @@ def test_another_pipeline_does_not_find_them(
     pipeline: FacePipeline, labelled_folder: Path, tmp_path: Path
 ) -> None:
     for name in ("one pipeline", "another"):
-        store = PhotoCache(tmp_path / "photos.db", name)
+        store = PhotoCache(tmp_path / "photos.db", name, pytest.fail)
         analyser = Analyser(pipeline, store)
         enrol_photos(analyser, labelled_folder / "images", ["obama.jpg"])
         store.close()
