@@ -78,8 +78,9 @@ def restore(
 
     The restore is one transaction. Running services use the restored data at once.
     """
+    ring = KeyRing.from_settings(read_settings())
     with _source(source) as file:
-        bodies = read_blocks(opened(KeyRing.from_settings(read_settings()), file))
+        bodies = read_blocks(opened(ring, file))
         if verify_only:
             _report("The backup is complete and undamaged", verify(bodies))
             return
@@ -88,6 +89,13 @@ def restore(
                 "Restored",
                 load(engine, bodies, replace=replace, audit_key=audit_key(read_settings())),
             )
+            if ring is not None and (plain := _plain(Store(engine).encryption.state())):
+                err.print(
+                    f"{' and '.join(plain)} are stored unencrypted, as in the backup; likeness "
+                    "encryption rotate encrypts them.",
+                    style="yellow",
+                    highlight=False,
+                )
 
 
 def _require_keys(encryption: EncryptionStore) -> None:
@@ -103,19 +111,23 @@ def _require_keys(encryption: EncryptionStore) -> None:
 
 def _readable(state: EncryptionState) -> str:
     """What can be read in a backup that is not encrypted, of a database in that state."""
-    plain = {
-        "embeddings": state.plain + state.plain_alternates,
-        "aligned faces": state.plain_crops,
-    }
-    parts = [f"{number} {kind}" for kind, number in plain.items() if number]
     said = (
         "The backup is not encrypted. Anyone who has it can read "
-        f"{' and '.join([*parts, 'the ids and metadata of persons'])}."
+        f"{' and '.join([*_plain(state), 'the ids and metadata of persons'])}."
     )
     if state.encrypted:
         keys = ", ".join(sorted(state.persons_by_key))
         said += f" {state.encrypted} embeddings in it are encrypted by {keys}."
     return said
+
+
+def _plain(state: EncryptionState) -> list[str]:
+    """What is stored unencrypted, with its number."""
+    numbers = {
+        "embeddings": state.plain + state.plain_alternates,
+        "aligned faces": state.plain_crops,
+    }
+    return [f"{number} {kind}" for kind, number in numbers.items() if number]
 
 
 @contextmanager

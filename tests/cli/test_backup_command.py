@@ -150,6 +150,21 @@ def test_what_is_said_about_a_backup_that_is_not_encrypted_is_true(
     assert readable == [True, False]
 
 
+def test_a_restore_with_a_key_says_what_stays_plain(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_faces(data, None, "ada", "bob")
+    run("backup", tmp_path / "plain")
+    monkeypatch.setenv("LIKENESS_DATA_DIR", str(tmp_path / "other"))
+    monkeypatch.setenv("LIKENESS_ENCRYPTION_KEY_FILE", str(key_file(tmp_path / "key", "k1")))
+    said = run("restore", tmp_path / "plain")
+    assert "2 embeddings are stored unencrypted, as in the backup" in said
+    assert "likeness encryption rotate" in said
+    run("encryption", "rotate")
+    run("backup", tmp_path / "encrypted")
+    assert "unencrypted" not in run("restore", tmp_path / "encrypted", "--replace")
+
+
 def test_what_cannot_be_read_or_written(data: Path, tmp_path: Path) -> None:
     with_people(data, "ada")
     shown = run("restore", tmp_path / "none", code=2)
