@@ -1,17 +1,20 @@
 """Published packs over the network, by the download code of InsightFace's own package."""
 
+import errno
 import os
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 
-from insightface.gui.core.model_downloads import ModelAsset, download_model_asset
+# Its download alone: the function around it unpacks all that the archive says.
+from insightface.gui.core.model_downloads import _download_with_retries
 from insightface.utils.storage import model_zoo_download_url
 
 from app.disk import own
 from app.errors import PackError
+from app.lab.packing.archive import opened
 from app.lab.packing.published import PublishedPack
 from app.lab.packing.writing import packs_folder, unwritable, workspace
 
@@ -19,37 +22,32 @@ from app.lab.packing.writing import packs_folder, unwritable, workspace
 Progress = Callable[[int, int], None]
 # The archive, what it unpacks to, and the pack made of that.
 COPIES_ON_DISK = 3
+# Of the published size, both as it is sent and unpacked: networks hardly compress, and a mirror may
+# have packed them otherwise.
+MOST = 1.5
+FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 @contextmanager
 def fetched(
     pack: PublishedPack, installed: Path, progress: Progress, *, base_url: str | None = None
 ) -> Iterator[Path]:
-    """The folder of a published pack's unpacked files, gone after the `with`.
+    """The folder of a published pack's two networks, gone after the `with`.
 
-    What was fetched of an archive before it failed stays in `installed` and is continued by the
-    next call. `base_url` is a mirror of InsightFace's model zoo. Raises PackError with what to do.
+    What was fetched of an archive before the connection ended stays in `installed` and is continued
+    by the next call. `base_url` is a mirror of InsightFace's model zoo. Raises PackError with what
+    to do.
     """
     cache = installed / ".download"
-    seen = [0, 0]
-
-    def reported(done: int, total: int, what: str) -> None:
-        if what.startswith("Downloading"):
-            seen[:] = done, total
-            progress(done, total)
-
     _check_room(pack, installed)
     url = f"{base_url.rstrip('/')}/{pack.archive}" if base_url else model_zoo_download_url(
         pack.archive
     )  # fmt: skip
-    archive = cache / "models" / pack.archive
-    with _only_download(installed), workspace(installed) as root:
+    with _only_download(installed), workspace(installed) as folder:
+        archive = _Download(pack, url, cache / "models" / pack.archive, progress).run()
         try:
-            folder = download_model_asset(ModelAsset(pack.archive, url), str(root), cache, reported)
-        except (RuntimeError, OSError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-            raise _failure(pack, url, archive, error, (seen[0], seen[1])) from error
-        try:
-            yield _innermost(Path(folder), pack)
+            _unpack(pack, url, archive, folder)
+            yield folder
         finally:
             shutil.rmtree(cache, ignore_errors=True)
 
@@ -88,31 +86,85 @@ def _check_room(pack: PublishedPack, installed: Path) -> None:
         )
 
 
-def _failure(
-    pack: PublishedPack, url: str, archive: Path, error: Exception, seen: tuple[int, int]
-) -> PackError:
-    """The error to raise, after moving what was fetched to where the next call resumes."""
-    done, total = seen
-    if archive.exists() and done < total:
-        archive.replace(archive.with_suffix(".zip.part"))
+class _Download:
+    """One archive from `url` to the file `target`; beside it, what is there of it so far."""
+
+    def __init__(self, pack: PublishedPack, url: str, target: Path, progress: Progress) -> None:
+        self._pack = pack
+        self._url = url
+        self._target = target
+        self._part = target.with_name(f"{target.name}.part")
+        self._progress = progress
+        self._done = self._total = 0
+
+    def run(self) -> Path:
+        """Fetch it; the target. Raises PackError."""
+        try:
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            _download_with_retries(
+                self._url, self._target, self._pack.archive, progress=self._report
+            )
+        except IncompleteRead as error:
+            raise self._ended() from error
+        except (RuntimeError, OSError, ValueError, HTTPException) as error:
+            raise self._failure(error) from error
+        if self._done < self._total:
+            self._target.replace(self._part)
+            raise self._ended()
+        return self._target
+
+    def _report(self, done: int, total: int, what: str) -> None:
+        """Called for each piece that was written."""
+        if not what.startswith("Downloading"):
+            return
+        self._done, self._total = done, total
+        if max(done, total) > (most := _most_bytes(self._pack)):
+            self._part.unlink(missing_ok=True)
+            raise PackError(
+                f"{self._url} is another file than {self._pack.archive}: it has more than the "
+                f"{most:,} bytes that are accepted. What was fetched, {self._part}, was removed. "
+                "Check the address (--url), and whether a proxy answered instead."
+            )
+        self._progress(done, total)
+
+    def _ended(self) -> PackError:
+        so_far = f"{self._done:,}"
+        if self._total > self._done:
+            so_far += f" of {self._total:,}"
         return PackError(
-            f"The connection to {url} ended after {done:,} of {total:,} bytes. Call the command "
-            "again; it resumes the download."
+            f"The connection to {self._url} ended after {so_far} bytes, which are in {self._part}. "
+            "Call the command again; it resumes the download."
         )
-    if isinstance(error, zipfile.BadZipFile):
-        archive.unlink(missing_ok=True)
-        return PackError(f"What {url} answered is not a zip file ({error}). Is the address right?")
-    return PackError(
-        f"{pack.archive} could not be fetched: {str(error).rstrip('.')}. Without a network: fetch "
-        f"{url} on another machine, copy it here, and call likeness models install {pack.archive}."
-    )
+
+    def _failure(self, error: Exception) -> PackError:
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        said = f"{self._pack.archive} could not be fetched: {reason}."
+        # The downloader keeps of the system's error only the text.
+        if any(text in reason for text in FULL):
+            self._part.unlink(missing_ok=True)
+            return PackError(
+                f"{said} What was fetched, {self._part}, was removed. Free some space, or set "
+                "LIKENESS_MODELS_DIR to another disk."
+            )
+        if self._part.exists():
+            said += f" What was fetched is in {self._part}; the next call resumes the download."
+        return PackError(
+            f"{said} Without a network: fetch {self._url} on another machine, copy it here, and "
+            f"call likeness models install {self._pack.archive}."
+        )
 
 
-def _innermost(folder: Path, pack: PublishedPack) -> Path:
-    """Where the networks lie: some archives hold a folder of the pack's name."""
-    found = next(folder.rglob(pack.recogniser.file), None)
-    if found is None:
-        raise PackError(
-            f"{pack.archive} does not contain {pack.recogniser.file}; it is another archive."
-        )
-    return found.parent
+def _most_bytes(pack: PublishedPack) -> int:
+    return int(MOST * pack.archive_bytes)
+
+
+def _unpack(pack: PublishedPack, url: str, archive: Path, folder: Path) -> None:
+    """The two networks that are used, under their names. Raises PackError."""
+    advice = "Check the address (--url), and whether a proxy answered instead."
+    with opened(archive, name=url, maximum=_most_bytes(pack), advice=advice) as content:
+        for network in (pack.detector, pack.recogniser):
+            if network.file not in content.files:
+                raise PackError(
+                    f"{pack.archive} does not contain {network.file}; it is another archive."
+                )
+            content.unpack(network.file, folder / network.file)

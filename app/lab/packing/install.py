@@ -1,12 +1,8 @@
 """Installs an archive (InsightFace's, or a Likeness pack) into the folder of installed packs."""
 
-import lzma
 import shutil
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack
@@ -14,6 +10,7 @@ from app.inference.packs import PACK_FILE, builtin_names, digest, read_pack
 from app.lab.export.detector import export_detector
 from app.lab.export.parity import ExportError, open_session
 from app.lab.export.recogniser import install_recogniser
+from app.lab.packing.archive import PackArchive, opened
 from app.lab.packing.published import (
     LICENSE_TEXT,
     PUBLISHED,
@@ -23,8 +20,6 @@ from app.lab.packing.published import (
 )
 from app.lab.packing.writing import adopt_pack, workspace, write_pack
 
-# Far above any pack: what claims to unpack to more is an attack or a mistake.
-MAXIMUM_BYTES = 2 * 1024**3
 LICENCE_FILE = "LICENCE.insightface"
 # Files beside the networks of a Likeness pack that belong to it.
 _BESIDE = (PACK_FILE, "calibration.json", "LICEN", "README", "NOTICE")
@@ -36,11 +31,10 @@ def install_archive(archive: Path, installed: Path, *, accept_license: bool) -> 
     It holds a Likeness pack (pack.toml and what it names) or the networks of one that InsightFace
     publishes, which is known by their digests. Raises PackError; nothing is left then.
     """
-    with _opened(archive) as content, workspace(installed) as folder:
-        files = _by_name(content)
-        if PACK_FILE in files:
-            for file in _ours(content, files, folder):
-                _extract(content, files[file], folder / file)
+    with opened(archive) as content, workspace(installed) as folder:
+        if PACK_FILE in content.files:
+            for file in _ours(content, folder):
+                content.unpack(file, folder / file)
             pack = read_pack(folder)
             if pack.name in builtin_names():
                 raise PackError(
@@ -49,9 +43,9 @@ def install_archive(archive: Path, installed: Path, *, accept_license: bool) -> 
                     "or unpack the zip into a folder and give LIKENESS_PACK the path."
                 )
             return adopt_pack(folder, installed / pack.name)
-        published = _recognise(archive, files)
+        published = _recognise(archive, content.files.keys())
         for file in (published.detector.file, published.recogniser.file):
-            _extract(content, files[file], folder / file)
+            content.unpack(file, folder / file)
         return install_published(published, folder, installed, accept_license=accept_license)
 
 
@@ -101,45 +95,21 @@ def _verified(networks: Path, network: PublishedNetwork) -> Path:
     return path
 
 
-@contextmanager
-def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(archive) as content:
-            yield content
-    except zipfile.BadZipFile as error:
-        raise PackError(
-            f"{archive} is not a complete zip file ({error}). Fetch or copy it again."
-        ) from error
-    except OSError as error:
-        raise PackError(f"{archive} cannot be installed: {error.strerror or error}.") from error
-
-
-def _by_name(content: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Files by their last name: archives differ in the folder they put theirs in."""
-    unpacked = sum(info.file_size for info in content.infolist())
-    if unpacked > MAXIMUM_BYTES:
-        raise PackError(f"{content.filename} would unpack to {unpacked:,} bytes: refused.")
-    return {PurePosixPath(info.filename).name: info for info in content.infolist()
-            if not info.is_dir()}  # fmt: skip
-
-
-def _ours(
-    content: zipfile.ZipFile, files: dict[str, zipfile.ZipInfo], folder: Path
-) -> Iterator[str]:
+def _ours(content: PackArchive, folder: Path) -> Iterator[str]:
     """The files of a Likeness pack: pack.toml says which networks there are."""
-    _extract(content, files[PACK_FILE], folder / PACK_FILE)
+    content.unpack(PACK_FILE, folder / PACK_FILE)
     networks = {network.file for network in read_pack(folder).files}
-    if missing := networks - files.keys():
-        raise PackError(f"{content.filename} lacks {', '.join(sorted(missing))}. Pack it again.")
-    yield from (name for name in files if name in networks or name.startswith(_BESIDE))
+    if missing := networks - content.files.keys():
+        raise PackError(f"{content.name} lacks {', '.join(sorted(missing))}. Pack it again.")
+    yield from (name for name in content.files if name in networks or name.startswith(_BESIDE))
 
 
-def _recognise(archive: Path, files: dict[str, zipfile.ZipInfo]) -> PublishedPack:
+def _recognise(archive: Path, files: Collection[str]) -> PublishedPack:
     """The published pack whose networks the archive holds; its name decides between several."""
     fitting = [
         pack
         for pack in PUBLISHED.values()
-        if {pack.detector.file, pack.recogniser.file} <= files.keys()
+        if {pack.detector.file, pack.recogniser.file} <= set(files)
     ]
     if not fitting:
         raise PackError(
@@ -147,16 +117,3 @@ def _recognise(archive: Path, files: dict[str, zipfile.ZipInfo]) -> PublishedPac
             f"{', '.join(PUBLISHED)}."
         )
     return next((pack for pack in fitting if pack.name == archive.stem), fitting[0])
-
-
-def _extract(content: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
-    """Unpack one file under a name that the caller gives, so that no path inside the archive
-    counts. Raises PackError for one that is encrypted, damaged or compressed in an unknown way."""
-    try:
-        with content.open(info) as source, target.open("wb") as file:
-            shutil.copyfileobj(source, file)
-    except (RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise PackError(
-            f"{info.filename} in {content.filename} cannot be unpacked ({error}). Write the "
-            "archive again, without a password, as zip programs do by default."
-        ) from error

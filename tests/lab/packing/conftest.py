@@ -3,10 +3,12 @@
 import shutil
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -18,11 +20,13 @@ from tests.waiting import LOOK_EVERY_S
 @dataclass
 class Zoo:
     """Serves the files of a folder, ranges too. `break_after` bytes the next answer ends early;
-    `asked` are the ranges that were asked for."""
+    `asked` are the ranges that were asked for. `answer` writes every answer instead, if it is set.
+    """
 
     folder: Path
     url: str = ""
     break_after: int | None = None
+    answer: Callable[[BinaryIO], None] | None = None
     asked: list[str] = field(default_factory=list)
 
 
@@ -33,6 +37,10 @@ def zoo(tmp_path: Path) -> Iterator[Zoo]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if zoo.answer is not None:
+                with suppress(ConnectionError):
+                    zoo.answer(self.wfile)
+                return
             file = zoo.folder / self.path.lstrip("/")
             if not file.is_file():
                 self.send_error(404)

@@ -11,6 +11,7 @@ import pytest
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import known_packs, load_pack
+from app.lab.packing import archive as pack_archive
 from app.lab.packing import install
 from app.lab.packing.install import install_archive
 from app.lab.packing.published import LICENSE_TEXT, PublishedPack
@@ -99,13 +100,13 @@ def test_paths_inside_an_archive_do_not_count(
 def test_an_archive_that_would_fill_the_disk(
     zipped: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(install, "MAXIMUM_BYTES", 10_000_000)
+    monkeypatch.setattr(pack_archive, "MAXIMUM_BYTES", 10_000_000)
     with zipfile.ZipFile(zipped, "a", zipfile.ZIP_DEFLATED) as content:
         for number in range(10):  # each alone is small enough
             content.writestr(f"README{number}", bytes(1_000_000))
     with pytest.raises(PackError, match=r"would unpack to .* bytes: refused"):
         install_archive(zipped, installed, accept_license=False)
-    assert list(installed.iterdir()) == []
+    assert not installed.exists()
 
 
 # In the headers of a file (local, central): flags, way of compression.
@@ -132,6 +133,26 @@ def test_an_archive_with_damaged_data(zipped: Path, installed: Path, tmp_path: P
     zipped.write_bytes(content)
     with pytest.raises(PackError, match=r"pack\.toml in .* cannot be unpacked"):
         install_archive(zipped, installed, accept_license=False)
+
+
+# Bytes of the central directory's first entry, at `place`: the version that is needed, the name,
+# which has the flag of UTF-8 (and ends at a zero), and sizes.
+@pytest.mark.parametrize(
+    ("place", "value"), [(6, b"\x63\x00"), (46, b"\xff\xfe"), (46, b"\0"), (20, b"\xff" * 8)]
+)
+def test_an_archive_with_a_damaged_directory(
+    place: int, value: bytes, tmp_path: Path, installed: Path
+) -> None:
+    archive = tmp_path / "mine.zip"
+    with zipfile.ZipFile(archive, "w") as content:
+        content.writestr("päck.toml", "name = 1")
+    damaged = bytearray(archive.read_bytes())
+    start = damaged.find(b"PK\1\2") + place
+    damaged[start : start + len(value)] = value
+    archive.write_bytes(damaged)
+    with pytest.raises(PackError, match=r"mine\.zip"):
+        install_archive(archive, installed, accept_license=False)
+    assert not list(installed.glob("*"))
 
 
 def test_a_description_nested_without_end(tmp_path: Path, installed: Path) -> None:
