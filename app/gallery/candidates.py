@@ -12,6 +12,8 @@ from app.types import FloatArray
 # Persons that a search reads at most for each probe, to find others than those whose consent has
 # ended.
 MOST_NEAREST = 1_000
+# Of a search by whose end a face that it found has been moved or deleted.
+MORE_SEARCHES = 5
 # Rows that are searched in about the time that a photo takes.
 MOST_AT_ONCE = 2_000_000
 # How often a search by another score than that of the best template examines the rows.
@@ -46,11 +48,13 @@ class Comparison:
 @dataclass(frozen=True, slots=True)
 class SearchResult:
     """For each probe its nearest people, best first, how much was searched, and how alike those
-    people are (see `app.index.likeness`; None where it is not known)."""
+    people are (see `app.index.likeness`; None where it is not known). `outdated`: a face that the
+    index found has been moved or deleted meanwhile, so its person may be missing."""
 
     rows: list[list[Candidate]]
     searched: GallerySize
     likeness: float | None = None
+    outdated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, LikenessError, PersonNotFound
-from app.gallery.candidates import Comparison, SearchQuery, SearchResult
+from app.gallery.candidates import MORE_SEARCHES, Comparison, SearchQuery, SearchResult
 from app.gallery.index_check import IndexCheck, check_index
 from app.gallery.indexes import Indexes
 from app.gallery.replicas import OpenIndexes
@@ -20,6 +19,7 @@ from app.store.records import (
     CollectionRecord,
     DeletionCounts,
     Erasure,
+    FaceName,
     FaceRecord,
     PersonEnrollment,
     PersonRecord,
@@ -119,29 +119,50 @@ class Gallery:
     ) -> SearchResult:
         """The `top_k` nearest persons by a `score` for each of (n, d) unit vectors, best first,
         exactly; without those whose consent has ended, where one is needed."""
-        record = self.require(collection)
-        with self._indexes.searching(record) as index:
-            allowed = self.store.persons.keys(record, metadata_filter) if metadata_filter else None
-            return self._found(index, record, SearchQuery(probes, top_k, score, allowed))
+
+        def search() -> SearchResult:
+            record = self.require(collection)
+            with self._indexes.searching(record) as index:
+                keys = self.store.persons.keys(record, metadata_filter) if metadata_filter else None
+                return self._found(index, record, SearchQuery(probes, top_k, score, keys))
+
+        found = search()
+        for _ in range(MORE_SEARCHES):
+            if found.outdated:
+                found = search()
+        return found
 
     def identify_at_once(self, record: CollectionRecord, query: SearchQuery) -> SearchResult | None:
         """`identify` at the record's revision or later; None, and nothing is done, if it might take
-        longer than a photo: the index is not open, or behind the database, or too large."""
+        longer than a photo: the index is not open, or behind the database, or too large, or faces
+        that were found are moved or deleted meanwhile, twice."""
         for attempt in (record, None):  # by now the index may have passed the record
             now = attempt or self.require(record.name)
             with self._indexes.at_revision(now) as index:
-                if index is not None:
-                    quick = query.is_quick(index.extent())
-                    return self._found(index, now, query) if quick else None
+                if index is None:
+                    continue
+                if not query.is_quick(index.extent()):
+                    return None
+                found = self._found(index, now, query)
+            if not found.outdated:
+                return found
         return None
 
     def _found(
         self, index: PersonSearch, record: CollectionRecord, query: SearchQuery
     ) -> SearchResult:
-        names = partial(self.store.templates.matchable, record)
+        templates, gone = self.store.templates, set[int]()
+
+        def names(keys: Sequence[int]) -> Mapping[int, FaceName]:
+            found = templates.matchable(record, keys)
+            missing = [key for key in keys if key not in found]
+            if missing:  # moved or deleted, or their persons' consent has ended
+                gone.update(set(missing) - templates.by_key(missing).keys())
+            return found
+
         rows = query.candidates(index, names, self.comparator)
         searched = index.extent(query.allowed).scored_by(query.score)
-        return SearchResult(rows, searched, self._likeness(index, query.allowed))
+        return SearchResult(rows, searched, self._likeness(index, query.allowed), bool(gone))
 
     def _likeness(self, index: PersonSearch, allowed: Ids | None = None) -> float | None:
         """None where no direction keeps degraded faces apart: they would look like one group."""
@@ -186,8 +207,8 @@ class Gallery:
         best = int(np.argmax(scores))
         similarity = float(np.clip(score.of_templates(scores, vectors), -1.0, 1.0))
         compared = GallerySize.of_person(len(faces), effective_templates(vectors), score)
-        degradation = self.comparator.degradation_of(vectors[best])
-        return Comparison(faces[best], similarity, compared, degradation, vectors[best])
+        degraded = self.comparator.degradation_of(vectors[best])
+        return Comparison(faces[best], similarity, compared, degraded, vectors[best])
 
     def degradations(self, collection: str, keys: Sequence[int]) -> dict[int, float]:
         """How degraded stored faces look, by template key; without those deleted since, and empty
@@ -286,8 +307,6 @@ class Gallery:
     def check_embedding(self, values: Sequence[float] | FloatArray) -> FloatArray:
         """An embedding made elsewhere as a unit vector. Raises InvalidEmbedding."""
         return unit_embedding(values, self._dimension, self._embedding_space)
-
-    # --- maintenance ---------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Open the indexes of large collections, and finish erasures that the previous process left

@@ -245,12 +245,12 @@ def _audit(audit: AuditStore, record: CollectionRecord, answer: Identification) 
 
 
 def _audited(face: FaceIdentification, threshold: ThresholdDecision) -> Search:
-    """The id of the face found, and the details for the audit log."""
+    """The number of the person found, and the details for the audit log."""
     person, details = face.verdict.person, {"status": face.verdict.status.value}
     if person is None:
         return None, details
     scores = {"similarity": round(person.similarity, 4), "threshold": round(threshold.threshold, 4)}
-    return person.face.face_id, details | scores
+    return person.face.person_key, details | scores
 
 
 def _verdicts(

@@ -256,7 +256,7 @@ def _claimed_person(
 
 
 def _audited(answer: Verification) -> Search:
-    """The id of the claimed person's face, and the details for the audit log."""
+    """The number of the claimed person, and the details for the audit log."""
     details = {
         "reached": answer.reached,
         "rejected": answer.rejected,
@@ -264,7 +264,7 @@ def _audited(answer: Verification) -> Search:
         "similarity": round(answer.similarity, 4),
         "threshold": round(answer.threshold.threshold, 4),
     }
-    return None if answer.nearest is None else answer.nearest.face.face_id, details
+    return None if answer.nearest is None else answer.nearest.face.person_key, details
 
 
 def _select(

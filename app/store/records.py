@@ -85,10 +85,11 @@ class PersonRecord:
 
 @dataclass(frozen=True, slots=True)
 class FaceName:
-    """What names one stored template: the database's own number, the id that clients see, and its
-    person."""
+    """What names one stored template and its person: the database's own numbers, and the ids that
+    clients see."""
 
     template_key: int
+    person_key: int
     face_id: str
     person_id: str
 

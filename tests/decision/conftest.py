@@ -36,7 +36,7 @@ def face(x: float = 500, y: float = 300, size: float = 100, **quality: Any) -> F
 
 
 def candidate(person_id: str, similarity: float, margin: float | None = None) -> Candidate:
-    record = FaceRecord(1, f"face-{person_id}", person_id, {}, datetime(2024, 1, 1, tzinfo=UTC))
+    record = FaceRecord(1, 1, f"face-{person_id}", person_id, {}, datetime(2024, 1, 1, tzinfo=UTC))
     return Candidate(record, similarity, margin)
 
 

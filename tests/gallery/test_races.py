@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
@@ -19,12 +19,21 @@ from app.errors import (
     InvalidRequest,
     PersonExists,
 )
+from app.gallery.candidates import Candidate, SearchQuery
 from app.gallery.gallery import Gallery
 from app.gallery.replica import position_of
 from app.index.port import Position
-from app.store.records import Changes, CollectionRecord, IdempotencyRequest, PersonEnrollment
+from app.store.records import (
+    Changes,
+    CollectionRecord,
+    FaceName,
+    IdempotencyRequest,
+    PersonEnrollment,
+)
+from app.store.sql.templates import TemplateStore
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
+from tests.index.conftest import unit
 from tests.waiting import PATIENCE_S
 from tests.writing import enroll_person, store_person
 
@@ -220,3 +229,87 @@ def test_what_is_stored_is_acknowledged_if_the_index_cannot_follow(
     assert (isinstance(ada, list), type(bob), followed) == (True, InvalidRequest, False)
     (row,) = gallery.identify("default", vectors[:1], 1).rows
     assert row[0].face.person_id == "ada"
+
+
+CHANGES: dict[str, Callable[[Store, str], Any]] = {
+    "moved": lambda store, face_id: store.corrections.move_face("default", face_id, "new"),
+    "merged": lambda store, _: store.corrections.merge_persons("default", "old", "new"),
+    "deleted": lambda store, face_id: store.templates.delete("default", face_id),
+}
+
+
+@pytest.mark.parametrize("at_once_first", [True, False])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_search_finds_whose_face_is_changed_before_its_name_is_read(
+    gallery: Gallery,
+    directions: Draw,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+    at_once_first: bool,
+) -> None:
+    """As another process does it, between the search of the index and the reading of names.
+    The person has a second, less similar face; without it, somebody else would be the nearest."""
+    probe, second, somebody = directions(3)
+    vectors = unit(np.array([probe + 0.1 * somebody, probe + 0.4 * somebody, probe + second]))
+    faces = enroll_person(
+        gallery,
+        "default",
+        "old",
+        None,
+        [template(one, str(i)) for i, one in enumerate(vectors[:2])],
+    )
+    enroll_person(gallery, "default", "other", None, [template(vectors[2], "other")])
+    enroll_person(gallery, "default", "new", None, [template(-probe, "far")])
+    assert [one.face.person_id for one in found(gallery, probe)] == ["old", "other"]
+    changed = list[int]()
+    read = TemplateStore.matchable
+
+    def change_first(
+        store: TemplateStore, record: CollectionRecord, keys: Sequence[int]
+    ) -> Mapping[int, FaceName]:
+        if not changed:
+            changed.append(1)
+            CHANGES[change](gallery.store, faces[0].face.face_id)
+        return read(store, record, keys)
+
+    monkeypatch.setattr(TemplateStore, "matchable", change_first)
+    if at_once_first:
+        record = gallery.require("default")
+        query = SearchQuery(probe[np.newaxis], 2)
+        at_once_found = gallery.identify_at_once(record, query)
+        assert at_once_found is None, "the index is behind now, and an update could take long"
+    nearest = found(gallery, probe)[0]
+    assert changed
+    expected = {"moved": ("new", vectors[0]), "merged": ("new", vectors[0])}
+    person, vector = expected.get(change, ("old", vectors[1]))
+    assert nearest.face.person_id == person
+    assert nearest.similarity == pytest.approx(float(vector @ probe), abs=1e-5)
+
+
+def found(gallery: Gallery, probe: NDArray[np.float32]) -> list[Candidate]:
+    return gallery.identify("default", probe[np.newaxis], 2).rows[0]
+
+
+def test_persons_without_consent_do_not_look_like_changed_faces(
+    gallery: Gallery, directions: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that finds them is not repeated."""
+    gallery.store.collections.update("default", None, {"consent_required": True})
+    (probe,) = directions(1)
+    consent = {"consent": {"reference": "1"}}
+    enroll_person(gallery, "default", "ada", consent, [template(probe, "0")])
+    gallery.store.persons.update(
+        "default", "ada", {"consent": {"reference": "1", "withdrawn": True}}
+    )
+    searches: list[int] = []
+    monkeypatch.setattr(Gallery, "_found", counted(Gallery._found, searches))
+    assert found(gallery, probe) == []
+    assert len(searches) == 1
+
+
+def counted(call: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
+    def count(*args: Any) -> Any:
+        calls.append(1)
+        return call(*args)
+
+    return count

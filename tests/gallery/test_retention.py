@@ -91,7 +91,7 @@ class TestWho:
         calendar.now += 20 * DAY
         enroll(aging, "again", "new")
         times = MatchTimes(aging.retention, calendar)
-        gone = FaceName(7, "00000000-0000-0000-0000-000000000000", "nobody")
+        gone = FaceName(7, 3, "00000000-0000-0000-0000-000000000000", "nobody")
         times.note(aging.collections.get("staff"), [gone])
         note(times, aging, "matched")
         times.store()
@@ -451,7 +451,7 @@ def test_matches_that_are_not_stored_yet_are_stored_at_the_end(tmp_path: Path) -
     (stored,) = store_person(store, "default", "ada", None, [template(vector, "photo")])
     with store.database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE persons SET active_at = '2020-01-01 00:00:00.000000'")
-    name = FaceName(stored.face.template_key, stored.face.face_id, "ada")
+    name = FaceName(stored.face.template_key, stored.face.person_key, stored.face.face_id, "ada")
     services.matches.note(record, [name])
     services.close()
     with closing(build_services(Settings(data_dir=tmp_path / "data"))) as again:

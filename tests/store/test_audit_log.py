@@ -308,13 +308,21 @@ class TestVerification:
         assert problem == "the log ends at entry 1, but 0 entries were written"
 
 
-def test_a_search_names_who_was_found_and_not_who_has_the_id_now(store: Store) -> None:
+def test_a_search_names_who_was_answered_and_not_who_has_the_face_now(store: Store) -> None:
     record = store.collections.create("default", SPACE, DIMENSION, {})
     new = [template(np.eye(16, dtype=np.float32)[0], "a")]
     (stored,) = store_person(store, "default", "bob", None, new)
-    bob = store.persons.update("default", "bob", new_id="robert")
-    store.persons.create("default", "bob", {})
-    searches = [(stored.face.face_id, {"status": "identified"}), (None, {"status": "unknown"})]
+    bob = store.persons.get("default", "bob")
+    for face in (
+        store.templates.matchable(record, [stored.face.template_key])[stored.face.template_key],
+        store.templates.get("default", stored.face.face_id),
+        store.templates.by_key([stored.face.template_key])[stored.face.template_key],
+        stored.face,
+    ):
+        assert (face.person_key, face.person_id) == (bob.key, "bob")
+    store.persons.create("default", "ada", {})
+    store.corrections.move_face("default", stored.face.face_id, "ada")
+    searches = [(face.person_key, {"status": "identified"}), (None, {"status": "unknown"})]
     store.audit.record_searches(record, "face.identified", searches)
     assert [one.members["person"] for one in store.audit.latest(2)] == [bob.key, None]
 

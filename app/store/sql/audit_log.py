@@ -21,7 +21,7 @@ from app.store.records import CollectionRecord
 from app.store.sql.audit_chain import HASH_BYTES, digest_after, signature_of, signer_of
 from app.store.sql.lookups import fetch_page
 from app.store.sql.statements import Statement
-from app.store.sql.tables import audit_entries, audit_head, templates
+from app.store.sql.tables import audit_entries, audit_head
 from app.telemetry.logs import client_address, request_id
 from app.types import JsonObject
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from app.store.database import Database
 
 NOTES = "likeness.audit"
-Search = tuple[str | None, JsonObject]  # of one face: the face id that was found, and details
+Search = tuple[int | None, JsonObject]  # of one face: the number of who was found, and details
 PAGE = 5000
 PAGE_BYTES = 512 * 1024  # of a page for a client: 1,000 ordinary entries have 300 kB
 BEFORE_ALL = -(2**63)  # a forged entry may have any number
@@ -246,15 +246,9 @@ class AuditStore:
     def record_searches(
         self, collection: CollectionRecord, action: str, searches: Sequence[Search]
     ) -> None:
-        """Append an entry for each searched face: who has the face that was found, and details."""
-        ids = {face_id for face_id, _ in searches if face_id is not None}
-        query = select(templates.c.face_id, templates.c.person).where(
-            templates.c.collection == collection.key, templates.c.face_id.in_(ids)
-        )
+        """Append an entry for each searched face: the person who was answered, and details."""
         with self._database.writing() as connection:
-            numbers = {row.face_id: row.person for row in connection.execute(query)}
-            for face_id, details in searches:
-                number = None if face_id is None else numbers.get(face_id)
+            for number, details in searches:
                 note(connection, action, collection.name, number, **details)
 
     def page(

@@ -192,6 +192,7 @@ def person_record(row: Any) -> PersonRecord:
 def face_query() -> Select[Any]:
     return select(
         templates.c.id,
+        templates.c.person,
         templates.c.face_id,
         templates.c.quality,
         templates.c.created_at,
@@ -211,7 +212,8 @@ def get_face(connection: Connection, collection: CollectionRecord, face_id: str)
 
 
 def face_record(row: Any) -> FaceRecord:
-    return FaceRecord(row.id, row.face_id, row.person_id, row.quality, aware(row.created_at))
+    created_at = aware(row.created_at)
+    return FaceRecord(row.id, row.person, row.face_id, row.person_id, row.quality, created_at)
 
 
 def load_templates(

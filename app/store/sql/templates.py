@@ -34,7 +34,6 @@ from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.idempotency import keep_answer, refuse_done
 from app.store.sql.lookups import (
     MAX_KEYS,
-    aware,
     face_query,
     face_record,
     fetch_page,
@@ -56,9 +55,9 @@ from app.types import FloatArray, JsonObject
 SAME_FACE = 0.6
 _INSERT = Statement(insert(templates).returning(templates.c.id))
 _BY_KEY = face_query().where(templates.c.id.in_(bindparam("keys", expanding=True)))
-_NAME = select(templates.c.id, templates.c.face_id, persons.c.person_id).join(
-    persons, persons.c.id == templates.c.person
-)
+_NAME = select(
+    templates.c.id, templates.c.person, templates.c.face_id, persons.c.person_id
+).join(persons, persons.c.id == templates.c.person)  # fmt: skip
 
 
 def _by_keys(query: Select[Any]) -> dict[int, Statement]:
@@ -168,8 +167,7 @@ class TemplateStore:
         with self._database.reading_once() as connection:
             for start in range(0, len(keys), MAX_KEYS):
                 rows = connection.execute(_BY_KEY, {"keys": keys[start : start + MAX_KEYS]})
-                for key, face_id, quality, created_at, person_id in rows:
-                    found[key] = FaceRecord(key, face_id, person_id, quality, aware(created_at))
+                found |= {row.id: face_record(row) for row in rows}
         return found
 
     def matchable(
@@ -183,7 +181,7 @@ class TemplateStore:
         with self._database.reading_once() as connection:
             for some, query in _parts(keys, _CONSENTING if consenting else _NAMES):
                 for row in query.rows(connection, values | some):
-                    found[row.id] = FaceName(row.id, row.face_id, row.person_id)
+                    found[row.id] = FaceName(row.id, row.person, row.face_id, row.person_id)
         return found
 
 
@@ -342,7 +340,7 @@ class _Put:
             self.connection.execute(insert(crops), kept)
         return {
             digest: FaceRecord(
-                keys[ids[digest]], ids[digest], owner.person_id, new.quality, self.now
+                keys[ids[digest]], owner.key, ids[digest], owner.person_id, new.quality, self.now
             )
             for digest, new in fresh.items()
         }
