@@ -27,6 +27,8 @@ from app.store.backends import create_engine
 from app.store.store import opened_store
 from tests.writing import delete_person, enroll_person
 
+pytestmark = pytest.mark.slow
+
 PEOPLE = {"obama": ("obama.jpg", "obama2.jpg"), "biden": ("biden.jpg",)}
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.cli.conftest import Run
 from tests.lab.evaluation.conftest import PHOTOS
 
+pytestmark = pytest.mark.slow
+
 EASY = 'name = "easy"\nfpir = 0.97\nby_group = false\n'
 HARD = 'name = "hard"\nfpir = 0.001\nby_group = false\n'
 

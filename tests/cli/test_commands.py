@@ -165,6 +165,7 @@ def test_the_first_process_of_a_container_can_be_stopped_while_it_starts(
     assert done.returncode == (143 if first else -15), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "collects"), [("serve", False), ("migrate", True)])
 def test_the_garbage_collector_is_off_while_the_service_is_imported(
     environment: dict[str, str], command: str, collects: bool
@@ -243,6 +244,7 @@ def test_import_into_another_collection_makes_it(run: Run, people: Path) -> None
     assert "0 persons, 0 faces" in run("doctor").stdout
 
 
+@pytest.mark.slow
 def test_an_import_and_the_service_give_an_unused_default_collection_the_new_pack(
     run: Run, people: Path, environment: dict[str, str]
 ) -> None:

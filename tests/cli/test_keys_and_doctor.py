@@ -125,6 +125,7 @@ def test_doctor_names_the_limit_of_open_files() -> None:
     assert f"open files │ {soft}, which serve raises to {hard} │" in run("doctor")
 
 
+@pytest.mark.slow
 def test_doctor_advises_a_collection_to_calibrate_on_itself() -> None:
     advice = "likeness calibrate default"
     enroll(*(f"p{number}" for number in range(99)))
@@ -133,6 +134,7 @@ def test_doctor_advises_a_collection_to_calibrate_on_itself() -> None:
     assert advice in run("doctor")
 
 
+@pytest.mark.slow
 def test_doctor_advises_to_calibrate_again_after_an_earlier_version() -> None:
     enroll(*(f"p{number}" for number in range(100)))
     running = services()
@@ -176,6 +178,7 @@ def test_doctor_says_what_telemetry_does_where_the_operator_switched_it_on(
     assert "unset that variable or set it to 1" in reported
 
 
+@pytest.mark.slow
 def test_doctor_finds_and_changes_what_no_answer_can_carry(data: Path, tmp_path: Path) -> None:
     enroll("ada", "jos\u00e9", "other")
     running = services()

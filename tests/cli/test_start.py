@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 LATE = "alembic httpx jwt onnx scipy"
 # In one process: what the first start did not import, the second one might.
 STARTS = f"""
@@ -33,6 +35,7 @@ def imported(program: str, folder: Path) -> str:
     return answer.stdout.removesuffix("\n")
 
 
+@pytest.mark.slow
 def test_a_first_and_a_later_start_import_nothing_that_only_few_requests_need(
     tmp_path: Path,
 ) -> None:

@@ -12,6 +12,8 @@ from app.settings import Settings
 from app.store.schema import opened_database
 from tests.cli.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 LIKENESS = [sys.executable, "-c", "from app.cli import main; main()"]
 REASONS = {
     "closed": "Writing failed. Standard output cannot be written: Bad file descriptor.",

@@ -57,6 +57,7 @@ def test_unit_vectors_of_the_announced_dimension(
     assert (norms > 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, BATCH_SIZE, BATCH_SIZE + 1, 40])
 def test_a_batch_gives_what_each_crop_gives(
     recogniser: Recogniser, crops: Image, one_by_one: FloatArray, count: int

@@ -28,6 +28,7 @@ def in_integers(pack: ModelPack) -> FacePipeline:
     return build_pipeline(pack, Device.CPU, ImageLimits(), cpu=INT8)
 
 
+@pytest.mark.slow
 def test_the_default_pack_finds_the_same_faces(
     in_integers: FacePipeline, pipeline: FacePipeline, photos: Path
 ) -> None:

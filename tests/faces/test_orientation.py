@@ -70,6 +70,7 @@ def upright_faces(turning: FacePipeline, portraits: dict[str, Image]) -> dict[st
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turned_by", TURNS)
 def test_a_turned_portrait_gives_the_same_face(
     turning: FacePipeline,

@@ -90,6 +90,7 @@ def tables(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ring", [None, RING], ids=["plain", "encrypted"])
 def test_into_any_engine(
     engine_url: str, target_url: str, ring: KeyRing | None, directions: Draw

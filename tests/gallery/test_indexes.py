@@ -73,6 +73,7 @@ def manifests(database: Path) -> int:
 
 
 class TestClosing:
+    @pytest.mark.slow
     def test_the_least_recently_used_go_and_come_again(self, open_gallery: Open) -> None:
         gallery = open_gallery()
         vectors = {name: fill(gallery, name, 100, seed) for seed, name in enumerate("abc")}
@@ -90,6 +91,7 @@ class TestClosing:
         assert open_names(gallery) >= set("abc")
         assert 0 < gallery.open_indexes().bytes < 1_000_000
 
+    @pytest.mark.slow
     def test_their_memory_is_known_after_each_change(self, open_gallery: Open) -> None:
         gallery = open_gallery(limit=100_000_000)
         vectors = fill(gallery, "a", 100)

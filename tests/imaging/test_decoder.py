@@ -95,6 +95,7 @@ class TestWork:
         scanned = count_scanned_samples(data, header.frame, 10**12)
         assert scanned / header.pixels * ImageLimits().max_pixels < MAX_SCANNED_SAMPLES / 2.5
 
+    @pytest.mark.slow
     def test_many_scans_below_the_limit_are_decoded_in_a_process(
         self, photos: PhotoDecoder
     ) -> None:

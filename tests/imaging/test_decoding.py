@@ -264,6 +264,7 @@ class TestDamage:
             decode_image(data[: int(len(data) * share)], LIMITS)
         assert caught.value.status == 422
 
+    @pytest.mark.slow
     @given(
         kind=st.sampled_from(sorted(SAMPLES)),
         changes=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=12),

@@ -22,6 +22,8 @@ from app.importing.sources import SourceOptions, rows_of
 from app.importing.tars import MAX_SIDECAR, tar_rows
 from app.importing.unpacking import READABLE, decompressed, open_member
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 OPTIONS = SourceOptions("es", 1 * MIB)
 OF_EMBEDDINGS = replace(OPTIONS, given_space="es")

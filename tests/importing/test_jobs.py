@@ -242,6 +242,7 @@ def test_a_restart_goes_on(tmp_path: Path, archive: Path) -> None:
     services.close()
 
 
+@pytest.mark.slow
 def test_one_of_several_processes_does_them_and_all_answer(tmp_path: Path, archive: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data")
     first, second = (build_services(settings) for _ in range(2))

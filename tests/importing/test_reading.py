@@ -173,6 +173,7 @@ def test_it_starts_without_what_it_does_not_need() -> None:
     assert not {"onnxruntime", "cv2", "pydantic", "sqlalchemy"} & {*loaded.stdout.split()}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
 def test_it_ends_with_the_service(endless: Path) -> None:
     """Even if that is killed while the archive gives nothing."""

@@ -91,6 +91,7 @@ def test_the_same_outcomes_as_here(
     assert store.collections.count(services.gallery.require(collection)).templates == 2
 
 
+@pytest.mark.slow
 def test_declared_pairs_arrive_after_their_persons(
     url: str, services: Services, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +184,7 @@ def test_a_client_that_disconnects_leaves_no_import_running(
     assert services.gallery.size(collection).templates < 150
 
 
+@pytest.mark.slow
 def test_progress_of_the_server_is_reported(
     url: str, photos: Path, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def test_every_caller_gets_its_own(
         assert cosines(answer, alone.embed(crops[cut])[0]).min() >= 0.99999
 
 
+@pytest.mark.slow
 def test_a_detector_s_photos_share_batches(
     pack: ModelPack, group_image: Image, astronaut_image: Image
 ) -> None:
@@ -132,6 +133,7 @@ def test_every_size_of_every_owner_is_warm_before_the_first_request(
     batched.close()
 
 
+@pytest.mark.slow
 def test_a_session_sees_one_size_only(
     open_network: Callable[[int], OnnxModel], crops: Image
 ) -> None:

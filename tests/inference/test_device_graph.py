@@ -15,6 +15,8 @@ from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import Detections, Image, PixelScale
 
+pytestmark = pytest.mark.slow
+
 SIDE = 320
 
 

@@ -122,6 +122,7 @@ def test_it_is_gone_for_everybody_before_its_rows_are(store: Store, directions: 
     assert store.collections.get("default") == kept
 
 
+@pytest.mark.slow
 def test_what_is_left_of_it_is_in_no_backup_and_needs_no_key(
     engine_url: str, store: Store, directions: Draw
 ) -> None:
@@ -139,6 +140,7 @@ def test_what_is_left_of_it_is_in_no_backup_and_needs_no_key(
     assert kept == {"collections": 1}
 
 
+@pytest.mark.slow
 def test_a_killed_deletion_is_finished_by_the_next_process(
     engine_url: str, store: Store, directions: Draw
 ) -> None:

@@ -78,6 +78,7 @@ def test_two_ids_become_one(place: Gallery, directions: Draw) -> None:
     assert place.size("default").persons == 1
 
 
+@pytest.mark.slow
 def test_many_faces_are_moved_by_few_statements(place: Gallery, directions: Draw) -> None:
     store, count = place.store, FACES_AT_ONCE + 20
     vectors = directions(count)

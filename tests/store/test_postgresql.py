@@ -299,6 +299,7 @@ def test_two_imports_of_the_same_face_ids_at_the_same_time(
     assert not {*first} & {*second}
 
 
+@pytest.mark.slow
 def test_many_imports_of_the_same_face_ids(own_store: Store, postgres_url: str) -> None:
     """In whatever order they have them: each is stored, or refused with an error that is tried
     again, such as for a deadlock."""

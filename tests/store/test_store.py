@@ -136,6 +136,7 @@ def test_the_same_content_is_stored_once(store: Store, directions: Draw) -> None
     assert not store_person(store, "default", "bob", None, same[:1])[0].duplicate
 
 
+@pytest.mark.slow
 def test_more_keys_than_a_statement_takes(store: Store, directions: Draw) -> None:
     (key,) = enroll(store, "ada", directions(1))
     assert list(store.templates.by_key([*range(10**6, 10**6 + 50_000), key])) == [key]

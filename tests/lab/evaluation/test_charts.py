@@ -15,6 +15,8 @@ from app.lab.evaluation.figure_rows import document_of, rows_of
 from app.lab.evaluation.figures import DiscardFigures, FpirPrediction, Histogram, Series
 from tests.lab.evaluation.figures_for_tests import complete_evaluation
 
+pytestmark = pytest.mark.slow
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -10,6 +10,8 @@ from typer.testing import CliRunner, Result
 from app.cli.commands import app
 from tests.lab.evaluation.conftest import PHOTOS
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["evaluate", *(str(argument) for argument in arguments)])

@@ -20,6 +20,8 @@ from app.lab.evaluation.html import SHOWN_PROBLEMS, render_html
 from app.lab.evaluation.texts import interval_text, rate_text, target_text, verdict
 from tests.lab.evaluation.figures_for_tests import HOSTILE, complete_evaluation, minimal_evaluation
 
+pytestmark = pytest.mark.slow
+
 PHOTO = (Path(__file__).resolve().parents[2] / "data" / "photos" / "obama.jpg").read_bytes()
 VOID = {"meta", "img", "br"}
 OPTIONAL = (

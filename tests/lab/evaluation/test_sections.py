@@ -30,6 +30,7 @@ def source(analyser: Analyser, labelled_folder: Path) -> LabelledFolder:
     return LabelledFolder(folder, "portraits", photos, FaceSelection.CENTRE)
 
 
+@pytest.mark.slow
 def test_limits_are_fitted_to_upright_photos_and_tried_on_turned_ones(
     source: LabelledFolder, analyser: Analyser, pack: ModelPack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

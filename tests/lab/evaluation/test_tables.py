@@ -2,6 +2,8 @@
 
 import itertools
 
+import pytest
+
 from app.decision.rates import Rate
 from app.lab.evaluation.figure_rows import rows_of, shown
 from app.lab.evaluation.tables import TITLES, TableCell, tables_of
@@ -18,6 +20,7 @@ def test_every_row_has_one_cell() -> None:
     assert sum(cell.extrapolated for cell in cells) == len(extrapolated) > 0
 
 
+@pytest.mark.slow
 def test_the_report_shows_every_cell() -> None:
     evaluation = complete_evaluation()
     text = Page(rendered(evaluation, no_photo)).text

@@ -115,6 +115,7 @@ def test_recogniser_does_not_normalise() -> None:
     assert np.ptp(np.linalg.norm(answer, axis=1)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(640, 640), (384, 640), (96, 160)])
 def test_detector_answers_a_batch_as_it_answers_one(size: tuple[int, int]) -> None:
     session = _session("detector")

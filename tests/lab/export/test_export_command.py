@@ -38,6 +38,7 @@ def test_faces_are_required(small_recogniser: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_failed_export_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out" / "detector.onnx"
     source = ROOT / "models" / "default" / "recogniser.onnx"

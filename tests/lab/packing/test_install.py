@@ -16,6 +16,8 @@ from app.lab.packing import install
 from app.lab.packing.install import install_archive
 from app.lab.packing.published import LICENSE_TEXT, PublishedPack
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:

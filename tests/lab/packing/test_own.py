@@ -22,6 +22,8 @@ from app.lab.packing.own import OwnNetworks, make_pack
 from app.settings import CpuPrecision, Device
 from app.types import AnalysedImage
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_copy_runs_and_keeps_space_and_calibration(pack: ModelPack, tmp_path: Path) -> None:
     made = make_pack(pack, OwnNetworks(threshold=0.6, threshold_basis="by hand"), tmp_path / "mine")
