@@ -159,16 +159,26 @@ class Reembedding:
             int((decisions[0] != decisions[1]).sum()),
         )
 
-    def cut_over(self) -> CollectionRecord:
+    def cut_over(self, source: ModelPack | None) -> CollectionRecord:
         """Swap the spaces in one transaction; faces that were enrolled since `build` are embedded
-        first. Raises NotReembedded if after CUT_OVER_ATTEMPTS there are still some, and what
-        `build` raises."""
+        first. `source` is the pack of the collection's present space, if it is known. Raises
+        NotReembedded if after CUT_OVER_ATTEMPTS there are still some, Conflict if the policy has
+        values of that pack's scale, and what `build` raises."""
         to = (self._name, self._space, self._target.recogniser.dimension)
+        same = same_quality_scale(source, self._target)
         for _ in range(CUT_OVER_ATTEMPTS - 1):
             with suppress(NotReembedded):
-                return self._embeddings.cut_over(*to)
+                return self._embeddings.cut_over(*to, same_quality=same)
             self.build(lambda _done, _total: None)
-        return self._embeddings.cut_over(*to)
+        return self._embeddings.cut_over(*to, same_quality=same)
+
+
+def same_quality_scale(source: ModelPack | None, target: ModelPack) -> bool:
+    """Whether a `min_quality_score` means the same for both packs."""
+    if source is None or source.quality is None or target.quality is None:
+        return False
+    unlike = {"file", "licence", "source", "training_data"}
+    return source.quality.model_dump(exclude=unlike) == target.quality.model_dump(exclude=unlike)
 
 
 def _decoded(kept: KeptCrop) -> Image | None:

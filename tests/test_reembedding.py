@@ -1,5 +1,7 @@
 """A collection into another pack's space: real networks, real databases, the way there and back."""
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +16,13 @@ from app.decision.face_selection import FaceSelection
 from app.decision.policy import CollectionPolicy
 from app.encryption.keys import new_key_line
 from app.errors import Conflict, DamagedData, EmbeddingSpaceMismatch, NotReembedded
-from app.inference.pack_spec import ModelPack
+from app.inference.pack_spec import ModelPack, QualitySpec
 from app.inference.packs import load_pack
 from app.lab.packing.composed import ACCURATE, compose
 from app.lab.packing.joined import described
 from app.lab.packing.own import OwnNetworks, make_pack
 from app.recognition.enroll import template_from_photo
-from app.reembedding import Reembedding
+from app.reembedding import Reembedding, same_quality_scale
 from app.services import Services, build_services
 from app.settings import Device, Settings
 from app.store.backends import create_engine
@@ -114,7 +116,7 @@ def test_to_version_2_of_the_default_pack(
         new.gallery.require("default")
     migration = Reembedding(old.gallery.store, "default", pack, Device.CPU)
     migration.build(silent)
-    migration.cut_over()
+    migration.cut_over(old.pack)
     (rows,) = new.gallery.identify("default", probe(new, photos / "obama3.jpg"), 2).rows
     assert [one.face.person_id for one in rows] == ["obama", "biden"]
     assert rows[0].similarity > 0.7
@@ -122,7 +124,7 @@ def test_to_version_2_of_the_default_pack(
     assert 0.9 < again.similarity < 0.9999  # aligned by other landmarks than the kept face
     back = Reembedding(old.gallery.store, "default", old.pack, Device.CPU)
     back.build(silent)
-    back.cut_over()
+    back.cut_over(None)
     found = old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2).rows[0]
     assert [(one.face, one.similarity) for one in found] == [
         (one.face, pytest.approx(one.similarity)) for one in before
@@ -140,7 +142,7 @@ def test_to_the_accurate_pack(
     enroll(old)
     migration = Reembedding(old.gallery.store, "default", accurate, Device.CPU)
     migration.build(silent)
-    migration.cut_over()
+    migration.cut_over(old.pack)
     new = place.serve(accurate)
     (rows,) = new.gallery.identify("default", probe(new, photos / "obama3.jpg"), 2).rows
     assert [one.face.person_id for one in rows] == ["obama", "biden"]
@@ -168,7 +170,7 @@ def test_there_and_back(
     assert found.after.mated_accepted == 1
     assert found.after.rank_1 == 1.0
 
-    there.cut_over()
+    there.cut_over(pack)
     with pytest.raises(EmbeddingSpaceMismatch, match="likeness models migrate"):
         old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2)
     with pytest.raises(EmbeddingSpaceMismatch):
@@ -182,7 +184,7 @@ def test_there_and_back(
 
     back = Reembedding(store, "default", pack, Device.CPU)
     back.build(silent)
-    back.cut_over()
+    back.cut_over(None)
     again = old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 3).rows[0]
     assert [(one.face, one.similarity) for one in again[:2]] == [
         (one.face, pytest.approx(one.similarity)) for one in before
@@ -199,7 +201,7 @@ def test_the_new_embeddings_are_those_of_the_photos(
     enroll(old)
     work = Reembedding(old.gallery.store, "default", other_pack, Device.CPU)
     work.build(silent)
-    work.cut_over()
+    work.cut_over(pack)
     new = place.serve(other_pack)
     _, vectors = new.gallery.store.embeddings.of_person("default", "biden")
     similarity = float((vectors @ probe(new, photos / "biden.jpg").T)[0, 0])
@@ -216,7 +218,7 @@ def test_faces_without_crops_are_counted(
     with pytest.raises(NotReembedded, match=r"1 of 2 faces .*keep_crops"):
         work.build(silent)
     with pytest.raises(NotReembedded, match=r"1 of 2 faces .*keep_crops"):
-        work.cut_over()
+        work.cut_over(pack)
     assert services.gallery.store.collections.get("default").embedding_space == pack.embedding_space
 
 
@@ -238,7 +240,7 @@ def test_a_damaged_crop_keeps_no_other_from_being_embedded(
     assert store.alternate_embeddings.state("default", other_pack.embedding_space).ready == 2
     services.gallery.delete_face("default", face.face_id)
     work.build(silent)
-    work.cut_over()
+    work.cut_over(pack)
 
 
 def test_a_threshold_of_the_policy_does_not_get_into_another_space(
@@ -251,11 +253,53 @@ def test_a_threshold_of_the_policy_does_not_get_into_another_space(
     work = Reembedding(services.gallery.store, "default", other_pack, Device.CPU)
     work.build(silent)
     assert work.compare(pack, np.random.default_rng(0)).before.threshold == 0.31
-    with pytest.raises(Conflict, match=rf"0\.31, which holds only in .* {pack.embedding_space}"):
-        work.cut_over()
+    with pytest.raises(Conflict, match=rf"the threshold 0\.31\. .* only .* {pack.embedding_space}"):
+        work.cut_over(pack)
     assert collections.get("default").embedding_space == pack.embedding_space
     collections.update("default", None, {"keep_crops": True})
-    assert work.cut_over().embedding_space == other_pack.embedding_space
+    assert work.cut_over(pack).embedding_space == other_pack.embedding_space
+
+
+def test_limits_of_one_packs_scale_do_not_get_into_another_space(
+    place: Place, pack: ModelPack, other_pack: ModelPack, enroll: Enroll
+) -> None:
+    services = place.serve(pack)
+    enroll(services)
+    store = services.gallery.store
+    policy = {
+        "keep_crops": True,
+        "identify_gate": {"min_embedding_norm": 51.0, "min_sharpness": 8.0},
+        "enroll_gate": {"min_embedding_norm": None, "min_quality_score": 0.5},
+    }
+    store.collections.update("default", None, policy)
+    work = Reembedding(store, "default", other_pack, Device.CPU)
+    work.build(silent)
+    with pytest.raises(Conflict) as refused:
+        work.cut_over(pack)
+    assert "identify_gate.min_embedding_norm 51, enroll_gate.min_quality_" in refused.value.detail
+    patch = re.search(r"with (\{.*\});", refused.value.detail)
+    assert patch is not None
+    change = json.loads(patch[1])["policy"]
+    assert change == {"identify_gate": {"min_sharpness": 8.0}, "enroll_gate": {}}
+    store.collections.update("default", None, {**policy, **change})
+    assert work.cut_over(pack).embedding_space == other_pack.embedding_space
+
+
+def test_a_quality_limit_stays_where_both_packs_have_the_network(pack: ModelPack) -> None:
+    network = QualitySpec(
+        file="q.onnx", sha256="0" * 64, colour="rgb", mean=127.5, std=127.5, source="here"
+    )
+    packs = [
+        pack.model_copy(update={"quality": quality})
+        for quality in (
+            network,
+            network.model_copy(update={"file": "other.onnx", "source": "there"}),
+            network.model_copy(update={"mean": 0.0}),
+            None,
+        )
+    ]
+    assert [same_quality_scale(packs[0], other) for other in packs] == [True, True, False, False]
+    assert not same_quality_scale(None, packs[0])
 
 
 def test_the_command_refuses_before_the_work(
@@ -291,7 +335,7 @@ def test_what_is_enrolled_after_the_building_is_embedded_by_the_cut_over(
     work.build(lambda *seen: reported.append(seen))
     assert reported == [(3, 4), (4, 4)]
     enroll(services, clinton=("obama3.jpg",))
-    assert work.cut_over().embedding_space == space
+    assert work.cut_over(pack).embedding_space == space
     found = place.serve(other_pack).gallery.store.templates.page("default", "clinton", None, 9)
     assert len(found.items) == 1
 

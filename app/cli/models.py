@@ -26,16 +26,20 @@ from app.encryption.ring import KeyRing
 from app.errors import PackError
 from app.inference.pack_spec import IntegerSpec, ModelPack, NetworkSpec
 from app.inference.packs import find_pack, known_packs, load_pack, read_pack, verify_pack
-from app.reembedding import Reembedding, Space, SpaceComparison
+from app.reembedding import Reembedding, Space, SpaceComparison, same_quality_scale
 from app.settings import Settings
-from app.store.records import CollectionRecord
-from app.store.sql.alternate_embeddings import require_no_threshold
+from app.store.pack_scales import require_portable_policy
 from app.store.store import opened_store
 
 models_app = typer.Typer(
     help="Model packs: list, show, verify, pull, install, pack, migrate.",
     no_args_is_help=True,
     add_completion=False,
+)
+
+_FORGETS = (
+    "--forget would also delete the embeddings that this command makes. Give --cut-over too, or "
+    "forget those of other spaces with --to the pack of {}, which the collection has."
 )
 
 PackArgument = Annotated[str | None, typer.Argument(help="Name or folder; default: LIKENESS_PACK.")]
@@ -166,13 +170,17 @@ def migrate_collection(
                 f"{target.embedding_space}."
             )
         else:
-            _check_before_work(record, cut_over=cut_over, forget=forget)
+            source = _pack_of(record.embedding_space, settings)
+            if cut_over:
+                same = same_quality_scale(source, target)
+                require_portable_policy(record, same_quality=same)
+            elif forget:
+                raise typer.BadParameter(_FORGETS.format(record.embedding_space))
             work = Reembedding(store, collection, target, settings.device)
             _build(work)
-            source = _pack_of(record.embedding_space, settings)
             _print(work.compare(source, np.random.default_rng(secrets.randbits(64))))
             if cut_over:
-                work.cut_over()
+                work.cut_over(source)
                 out.print(
                     f"{collection} has {target.name}'s embedding space "
                     f"{target.embedding_space} now. Serve it: LIKENESS_PACK={to} likeness "
@@ -188,17 +196,6 @@ def migrate_collection(
                 f"{store.alternate_embeddings.drop(collection)} embeddings of other "
                 "embedding spaces were deleted."
             )
-
-
-def _check_before_work(record: CollectionRecord, *, cut_over: bool, forget: bool) -> None:
-    if cut_over:
-        require_no_threshold(record)
-    elif forget:
-        raise typer.BadParameter(
-            "--forget would also delete the embeddings that this command makes. Give --cut-over "
-            f"too, or forget those of other spaces with --to the pack of {record.embedding_space}, "
-            "which the collection has."
-        )
 
 
 def _build(work: Reembedding) -> None:

@@ -20,9 +20,10 @@ from sqlalchemy import (
 )
 
 from app.encryption.embeddings import face_context
-from app.errors import Conflict, DamagedData, EncryptionKeyMissing, NotReembedded
+from app.errors import DamagedData, EncryptionKeyMissing, NotReembedded
 from app.index.port import Templates
 from app.store.database import Database
+from app.store.pack_scales import require_portable_policy
 from app.store.records import (
     AlternateEmbedding,
     AlternateEmbeddingState,
@@ -36,20 +37,6 @@ from app.store.sql.encryption import encrypt_plain
 from app.store.sql.lookups import get_again, get_collection, load_templates, lock_collection
 from app.store.sql.tables import alternate_embeddings, collections, crops, templates
 from app.types import FloatArray
-
-
-def require_no_threshold(collection: CollectionRecord) -> None:
-    """Raise Conflict if the collection's policy has a threshold: it would decide in another
-    embedding space, at other error rates."""
-    threshold = collection.policy.get("threshold")
-    if threshold is not None:
-        raise Conflict(
-            f"The policy of '{collection.name}' has the threshold {threshold}, which holds only in "
-            f"the embedding space {collection.embedding_space}. Nothing was changed. Remove it "
-            f"first: PATCH /v1/collections/{collection.name} with "
-            '{"policy": {"threshold": null}}; after the cut-over the policy\'s target decides, or '
-            "a threshold that you set for the new space."
-        )
 
 
 class AlternateEmbeddingStore:
@@ -200,15 +187,17 @@ class AlternateEmbeddingStore:
             self._database.codec.vectors(other, rows),
         )
 
-    def cut_over(self, name: str, embedding_space: str, dimension: int) -> CollectionRecord:
+    def cut_over(
+        self, name: str, embedding_space: str, dimension: int, *, same_quality: bool = True
+    ) -> CollectionRecord:
         """Switch a collection to another space in one transaction: its embeddings and the
         alternate embeddings of that space change places. Raises NotReembedded unless all have one,
-        and Conflict if the policy has a threshold."""
+        and Conflict as `require_portable_policy`."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             if collection.embedding_space == embedding_space:
                 return collection
-            require_no_threshold(collection)
+            require_portable_policy(collection, same_quality=same_quality)
             note(connection, "collection.migrated", collection.name, to=embedding_space)
             mine = templates.c.collection == collection.key
             lacking = connection.execute(
