@@ -132,9 +132,14 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class AnalysedImage:
-    """One image after the pipeline: its upright size in pixels and its faces, largest first."""
+    """One image after the pipeline: its upright size in pixels and its faces, largest first.
+
+    `faces_found`: how many the detector found, also where `faces` has only the selected one, or
+    not more than were asked for.
+    """
 
     width: int
     height: int
     faces: tuple[Face, ...]
     timings_ms: Mapping[str, float]
+    faces_found: int

@@ -64,7 +64,7 @@ def answers(count: int) -> dict[str, Callable[[], Answer]]:
     assert CALIBRATION is not None, "the default pack is calibrated"
     comparator = CALIBRATION.comparator
     decision = ThresholdDecision(0.4, ThresholdSource.DEFAULT, 0.01, CALIBRATION)
-    image = AnalysedImage(910, 1137, tuple(face() for _ in range(count)), TIMES)
+    image = AnalysedImage(910, 1137, tuple(face() for _ in range(count)), TIMES, count)
     found = [(0, image, one) for one in image.faces]
     rows = [[candidate(place) for place in range(TOP_K)] for _ in found]
     identified = [

@@ -226,7 +226,9 @@ class FacePipeline:
             )
             for i, quality in enumerate(qualities)
         )
-        return AnalysedImage(decoded.width, decoded.height, faces, clock.timings_ms)
+        return AnalysedImage(
+            decoded.width, decoded.height, faces, clock.timings_ms, len(look.found)
+        )
 
     def _look(
         self, decoded: DecodedImage, options: AnalysisOptions, clock: StageClock

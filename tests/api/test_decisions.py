@@ -311,6 +311,20 @@ class TestVerify:
         assert compare("obama.jpg", "obama2.jpg")["is_match"] is True
         assert compare("obama.jpg", "biden.jpg")["is_match"] is False
 
+    def test_it_says_how_many_faces_each_photo_has(
+        self, client: httpx.Client, presidents: Any, group_photo: bytes
+    ) -> None:
+        """The largest face is compared: the count shows that there were others."""
+        alone = presidents.verify(presidents.photo("obama2.jpg"), person_id="obama").json()
+        assert (alone["faces_found"], alone["reference_faces_found"]) == (1, None)
+        group = presidents.verify(group_photo, person_id="obama").json()
+        only = presidents.verify(group_photo, person_id="obama", face_selection="only")
+        assert group["faces_found"] == only.json()["faces_found"] > 1
+        assert code_of(only) == "several_faces"
+        files = {"image": presidents.photo("obama.jpg"), "reference": group_photo}
+        pair = client.post("/v1/verify", files=files).json()
+        assert (pair["faces_found"], pair["reference_faces_found"] > 1) == (1, True)
+
     def test_an_unknown_person_is_404(self, presidents: Any) -> None:
         answer = presidents.verify(presidents.photo("obama.jpg"), person_id="nobody")
         assert (answer.status_code, code_of(answer)) == (404, "person_not_found")

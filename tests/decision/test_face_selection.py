@@ -14,7 +14,7 @@ from tests.decision.conftest import face
 def photo(*faces: Face) -> AnalysedImage:
     """1000 x 600 pixels; the largest face first, as the pipeline answers."""
     ordered = sorted(faces, key=lambda f: -f.quality.face_size_px)
-    return AnalysedImage(1000, 600, tuple(ordered), {})
+    return AnalysedImage(1000, 600, tuple(ordered), {}, len(ordered))
 
 
 class TestSelection:

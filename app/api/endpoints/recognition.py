@@ -89,7 +89,20 @@ class VerifyAnswer(Answer, Decided, Doubtful):
     person_id: Annotated[str | None, Example("obama")] = None
     face_id: Annotated[str | None, Example("7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11")] = None
     face: FaceInfo
+    faces_found: Annotated[
+        int,
+        Field(
+            description="How many faces were found in `image`; `face` is the one that "
+            "`face_selection` chose."
+        ),
+        Example(1),
+    ]
     reference_face: Annotated[FaceInfo | None, Example(None)] = None
+    reference_faces_found: Annotated[
+        int | None,
+        Field(description="How many faces were found in `reference`; null without it."),
+        Example(None),
+    ] = None
 
     @classmethod
     def of(cls, found: Verification, comparator: Comparator, **envelope: Any) -> "VerifyAnswer":
@@ -105,7 +118,9 @@ class VerifyAnswer(Answer, Decided, Doubtful):
             person_id=None if person is None else person.face.person_id,
             face_id=None if person is None else person.face.face_id,
             face=_face(0, found.probe, comparator),
+            faces_found=found.probe.image.faces_found,
             reference_face=None if reference is None else _face(1, reference, comparator),
+            reference_faces_found=None if reference is None else reference.image.faces_found,
             **Doubtful.doubt_members(found.doubt, found.threshold),
             **Decided.threshold_members(found.threshold),
             **envelope,

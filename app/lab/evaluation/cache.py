@@ -117,7 +117,7 @@ def _unpack(packed: bytes) -> AnalysedImage:
     try:
         content = msgpack.unpackb(packed)
         faces = tuple(_face(members) for members in content["faces"])
-        return AnalysedImage(content["width"], content["height"], faces, {})
+        return AnalysedImage(content["width"], content["height"], faces, {}, len(faces))
     except (ValueError, KeyError, TypeError) as error:
         raise sqlite3.DatabaseError("a row in it is damaged") from error
 
