@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict
 
 from app.disk import own, private_file, write_whole
-from app.importing.job_folder import UNDER_WAY, ImportJob, JobFolder, JobState, unwritable
+from app.importing.job_folder import UNDER_WAY, ImportJob, JobFolder, unwritable
 from app.store.identifiers import composed
 from app.store.records import Erasure
 from app.telemetry.logs import log
@@ -130,7 +130,8 @@ class ReportEraser:
         return self._folder.path / SPOOL
 
     def _may_name(self, job: ImportJob) -> bool:
-        return job.state is JobState.RUNNING or self._folder.report(job).exists()
+        """Also one that is to begin: it reports the rows of a deleted person that it rejects."""
+        return job.state in UNDER_WAY or self._folder.report(job).exists()
 
     def _lapsed(self, note: _Deleted) -> bool:
         return self._clock() - note.at > LAPSES_AFTER

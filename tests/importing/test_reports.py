@@ -135,6 +135,19 @@ def test_nothing_to_erase_where_there_are_no_reports(imports: Imports) -> None:
     imports.eraser.round()
 
 
+def test_an_import_that_has_not_begun_is_erased_when_it_ends(imports: Imports) -> None:
+    """It rejects rows about the person, who is not there any more."""
+    job = imports.add(1, JobState.QUEUED)
+    imports.folder.report(job).unlink()
+    assert imports.eraser.note("default", "ada") is Erasure.PENDING
+    imports.eraser.round()
+    assert imports.spool() != b""
+    imports.add(1, JobState.DONE)
+    imports.eraser.round()
+    assert "ada" not in {row.person_id for row in imports.rows(job)}
+    assert imports.spool() == b""
+
+
 def test_one_report_a_round_for_everybody(imports: Imports) -> None:
     jobs = [imports.add(number, JobState.DONE) for number in (1, 2)]
     other = imports.add(3, JobState.DONE, "other")
