@@ -160,6 +160,10 @@ class NotLive(FaceError):
     code, title = "not_live", "The face does not look live"
 
 
+class NoFaceEnrolled(LikenessError):
+    code, status, title = "no_face_enrolled", 422, "The person has no face enrolled"
+
+
 class NothingEnrolled(LikenessError):
     code, status, title = "nothing_enrolled", 422, "No image could be enrolled"
 

@@ -16,7 +16,7 @@ from app.decision.thresholds import (
     verification_threshold,
 )
 from app.decision.verdicts import Doubt, Rejections, is_match
-from app.errors import FaceError, ImageError, LikenessError, NoFace
+from app.errors import FaceError, ImageError, LikenessError, NoFaceEnrolled
 from app.gallery.candidates import Candidate, Comparison
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
@@ -107,7 +107,7 @@ async def verify(
     no person is named. The outcome, and what `make` returns for it on the thread that has compared.
 
     Raises CollectionNotFound, PersonNotFound, ConsentMissing for a person whose consent has ended,
-    EmbeddingSpaceMismatch, NoFace for a person without faces, the ImageError and FaceError
+    EmbeddingSpaceMismatch, NoFaceEnrolled for a person without faces, the ImageError and FaceError
     families, RateOutOfReach and NotCalibrated.
     """
     call, scheduler = _Call(services, request, times, make), services.scheduler
@@ -290,15 +290,15 @@ def _compare(
     probe: FloatArray,
     score: PersonScore,
 ) -> Comparison:
-    """Raises NoFace for a person without faces, and ConsentMissing if the consent was withdrawn
-    while the photo was analysed."""
+    """Raises NoFaceEnrolled for a person without faces, and ConsentMissing if the consent was
+    withdrawn while the photo was analysed."""
     assert request.person_id is not None, "there is no reference"
     gallery = services.gallery
     nearest = gallery.compare(request.collection, request.person_id, probe, score)
     if needs_consent(record):
         _claimed_person(gallery.store, request.collection, request.person_id)
     if nearest is None:
-        raise NoFace(
+        raise NoFaceEnrolled(
             f"The person '{request.person_id}' has no face enrolled; enroll a photo first."
         )
     return nearest

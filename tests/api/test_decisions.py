@@ -337,6 +337,17 @@ class TestVerify:
         assert (answer.status_code, code_of(answer)) == (422, "no_face")
         assert answer.json()["detail"].startswith("'reference'")
 
+    def test_the_code_says_whether_the_photo_or_the_person_has_no_face(
+        self, gallery: Any, blank_photo: bytes
+    ) -> None:
+        persons = f"/v1/collections/{gallery.name}/persons"
+        gallery.client.post(persons, json={"person_id": "empty"}).raise_for_status()
+        for photo, code in (
+            (blank_photo, "no_face"), (gallery.photo("obama.jpg"), "no_face_enrolled"),
+        ):  # fmt: skip
+            answer = gallery.verify(photo, person_id="empty")
+            assert (answer.status_code, code_of(answer)) == (422, code)
+
     def test_neither_person_nor_reference(self, gallery: Any) -> None:
         answer = gallery.verify(gallery.photo("obama.jpg"))
         assert (answer.status_code, code_of(answer)) == (422, "missing_field")

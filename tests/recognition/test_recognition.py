@@ -22,7 +22,7 @@ from app.errors import (
     InvalidEmbedding,
     InvalidRequest,
     LikenessError,
-    NoFace,
+    NoFaceEnrolled,
     PersonNotFound,
     StoreUnavailable,
 )
@@ -448,7 +448,7 @@ def test_two_photos_are_compared(services: Services, photo: Photo) -> None:
 def test_a_person_without_a_face_cannot_be_claimed(services: Services, photo: Photo) -> None:
     services.gallery.create_collection("empty", {})
     services.gallery.store.persons.create("empty", "ada", {})
-    for person_id, error in (("ada", NoFace), ("bob", PersonNotFound)):
+    for person_id, error in (("ada", NoFaceEnrolled), ("bob", PersonNotFound)):
         request = VerifyRequest("empty", person_id)
         with pytest.raises(error):
             verified(services, photo("obama"), request)

@@ -35,6 +35,7 @@ from app.errors import (
     ConsentMissing,
     InvalidRequest,
     MissingField,
+    NoFaceEnrolled,
     NotCalibrated,
     PersonNotFound,
     RateOutOfReach,
@@ -149,7 +150,7 @@ def _face(index: int, selected: SelectedFace, comparator: Comparator) -> FaceInf
         ONE_FACE,
         IN_SPACE,
         ANY_WRITE,
-        (PersonNotFound, ConsentMissing, RateOutOfReach, NotCalibrated),
+        (PersonNotFound, ConsentMissing, NoFaceEnrolled, RateOutOfReach, NotCalibrated),
     ),
     openapi_extra=photo_body(
         VerifyFields, {"person_id": "obama"}, photos=(IMAGE, REFERENCE), required=(IMAGE,)
