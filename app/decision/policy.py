@@ -1,5 +1,6 @@
 """The policy of a collection: its settings, used where a call gives none."""
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -27,6 +28,14 @@ def _without_fraction(value: Any) -> Any:
 
 # Of an int in a strict model, after its Field: JSON does not tell 30.0 from 30.
 WHOLE_NUMBER = BeforeValidator(_without_fraction)
+
+
+class ShownCandidates(StrEnum):
+    """Which persons an identification names: the nearest ones, matches or not; or only the one
+    that it finds."""
+
+    ALL = "all"
+    IDENTIFIED = "identified"
 
 
 class CollectionPolicy(BaseModel):
@@ -71,6 +80,15 @@ class CollectionPolicy(BaseModel):
             "that was made for them, or a fixed threshold.",
         ),
     ] = DEFAULT_SCORE
+    candidates: Annotated[
+        ShownCandidates,
+        Field(
+            strict=False,
+            description="Identify: `all` answers with the nearest persons, matches or not; "
+            "`identified` names nobody but the person that is identified, or those of an "
+            "ambiguous answer, and refuses calls whose threshold is below the policy's.",
+        ),
+    ] = ShownCandidates.ALL
     identify_gate: Annotated[
         QualityGate, Field(description="Probes that fail it are rejected. No limits by default.")
     ] = OPEN_GATE

@@ -9,7 +9,7 @@ import numpy as np
 
 from app.decision.gates import QualityGate
 from app.decision.pairs import PairRules
-from app.decision.policy import policy_of
+from app.decision.policy import CollectionPolicy, ShownCandidates, policy_of
 from app.decision.thresholds import (
     CalibrationChain,
     ThresholdDecision,
@@ -65,7 +65,8 @@ class IdentifyRequest:
 
 @dataclass(frozen=True, slots=True)
 class FaceIdentification:
-    """One face of the photo with number `index`, what was decided, and the nearest persons."""
+    """One face of the photo with number `index`, what was decided, and the nearest persons, or
+    only the one who was found, if the policy shows no others."""
 
     index: int
     image: AnalysedImage
@@ -99,7 +100,8 @@ async def identify(
 
     A photo that cannot be used has its error in `photos`. Raises the first such error if none can
     be used, CollectionNotFound, EmbeddingSpaceMismatch, RateOutOfReach, NotCalibrated, or
-    InvalidRequest for more candidates than one answer can have.
+    InvalidRequest for more candidates than one answer can have, and for a threshold below the
+    policy's if that shows only who is identified.
     """
     gallery, scheduler = services.gallery, services.scheduler
     call = _Call(services, request, times, make)
@@ -214,10 +216,7 @@ class _Call(Generic[T]):
             self.services, self.request, probes.record, probes.faces,
         )  # fmt: skip
         policy = policy_of(record)
-        threshold = identification_threshold(
-            request.threshold, policy, self._chain(probes), result.searched,
-            likeness=result.likeness,
-        )  # fmt: skip
+        threshold = self._threshold(policy, probes, result)
         verdicts = _verdicts(found, result.rows, threshold, policy.identify_gate, request)
         rejections = Rejections.of(services.gallery, request.collection, threshold)
         if rejections is not None:
@@ -225,12 +224,39 @@ class _Call(Generic[T]):
         rules = PairRules(services.gallery, record, threshold.calibration, threshold.score)
         verdicts = rules.applied(verdicts, probes.vectors)
         faces = [
-            FaceIdentification(index, image, face, verdict, row[: request.top_k])
+            FaceIdentification(index, image, face, verdict, _shown(row, verdict, policy, request))
             for (index, image, face), row, verdict in zip(found, result.rows, verdicts, strict=True)
         ]
         answer = Identification(probes.outcomes, threshold, result.searched, faces)
         self.times.add({"search": (time.perf_counter() - began) * 1000})
         return answer, self.make(answer)
+
+    def _threshold(
+        self, policy: CollectionPolicy, probes: _Probes, result: SearchResult
+    ) -> ThresholdDecision:
+        """Raises InvalidRequest where the policy shows only who is identified, and the call's
+        threshold is below the policy's: everybody is identified at a threshold of -1."""
+        search = (policy, self._chain(probes), result.searched)
+        found = identification_threshold(self.request.threshold, *search, likeness=result.likeness)
+        if policy.candidates is ShownCandidates.IDENTIFIED:
+            own = identification_threshold(ThresholdRequest(), *search, likeness=result.likeness)
+            if found.threshold < own.threshold:
+                raise InvalidRequest(
+                    f"The call's threshold, {found.threshold:.4g}, is below {own.threshold:.4g}, "
+                    f"that of the policy of '{self.request.collection}'. With its "
+                    "candidates=identified a call can only raise it: send a higher threshold, a "
+                    "lower target, or neither."
+                )
+        return found
+
+
+def _shown(
+    row: Sequence[Candidate], verdict: Verdict, policy: CollectionPolicy, request: IdentifyRequest
+) -> Sequence[Candidate]:
+    """The candidates of one face that the answer has."""
+    if policy.candidates is ShownCandidates.IDENTIFIED:
+        return [verdict.person] if verdict.person is not None else []
+    return row[: request.top_k]
 
 
 def _most_faces(outcomes: Sequence[PhotoOutcome]) -> int:

@@ -34,6 +34,35 @@ def test_members_that_a_change_does_not_name_stay(client: httpx.Client, collecti
     assert policy_of(client, url)["keep_crops"]
 
 
+def test_candidates_may_be_only_who_is_identified(presidents: Any, astronaut: bytes) -> None:
+    """A client that identifies cannot list who is enrolled, whatever it sends."""
+
+    def faces(photo: bytes, **fields: str) -> list[tuple[str, list[str]]]:
+        answer = presidents.identify(photo, **fields).raise_for_status()
+        return [
+            (face["status"], [one["person_id"] for one in face["candidates"]])
+            for face in answer.json()["faces"]
+        ]
+
+    known, url = presidents.photo("obama2.jpg"), f"/v1/collections/{presidents.name}"
+    assert faces(known) == [("identified", ["obama", "biden"])]
+    shown = policy_of(presidents.client, url, candidates="identified")
+    assert shown["candidates"] == "identified"
+    for fields in ({}, {"top_k": "100"}, {"one_person_once": "true"}, {"target_fpir": "0.001"}):
+        assert faces(known, **fields) == [("identified", ["obama"])]
+        assert faces(astronaut, **fields) == [("unknown", [])]
+    assert faces(known, threshold="0.99") == [("unknown", [])]
+    for field, value in (("threshold", "-1"), ("target_fpir", "0.5"), ("target_fmr", "0.5")):
+        answer = presidents.identify(astronaut, **{field: value})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+        assert "candidates=identified" in answer.json()["detail"]
+        assert "obama" not in answer.text
+    policy_of(presidents.client, url, identify_gate={"min_sharpness": 1e6})
+    assert faces(known) == [("rejected", [])]
+    policy_of(presidents.client, url, candidates=None)
+    assert faces(known) == [("rejected", ["obama", "biden"])]
+
+
 @pytest.mark.parametrize("target", [{"target_fmr": 1e-12}, {"target_fpir": 1e-12}])
 def test_a_target_that_no_calibration_supports(
     client: httpx.Client, collection: str, services: Any, target: dict[str, float]

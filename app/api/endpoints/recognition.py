@@ -228,7 +228,11 @@ class IdentifiedFace(FaceInfo, Doubtful):
         Example([]),
     ]
     candidates: Annotated[
-        list[CandidateInfo], Field(description="The nearest persons, matches or not, best first.")
+        list[CandidateInfo],
+        Field(
+            description="The nearest persons, matches or not, best first; with the policy "
+            "`candidates: identified` only the one who is identified."
+        ),
     ]
 
     @classmethod
