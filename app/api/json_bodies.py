@@ -1,6 +1,5 @@
 """Parses JSON from clients with a bounded cost, decodes the photos in it (base64, alone or in a
-data URI: RFC 4648, RFC 2397), and makes routes of FastAPI read it so; they also refuse query
-parameters that they do not take.
+data URI: RFC 4648, RFC 2397), and makes routes of FastAPI read it so.
 
 A JSON parser holds Python's lock until it is done, also on a separate thread: 63 MB of
 base64 took 200 to 500 ms, a million empty lists 640 ms, on an AMD EPYC. So long strings (photos)
@@ -12,6 +11,7 @@ it is done: replacing the escapes in a text of 26 MB at once took 120 ms.
 
 import asyncio
 import binascii
+import json
 import re
 import secrets
 from collections.abc import Callable, Coroutine, Iterator
@@ -22,10 +22,9 @@ import numpy as np
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
 
 from app.api.bodies import body_of
-from app.errors import InvalidRequest, UnknownField
+from app.errors import InvalidRequest
 
 KIB = 1024
 # Bodies up to this size are parsed on the event loop: a thread would take longer.
@@ -44,6 +43,14 @@ SLICE = 1024 * KIB
 _MARK = secrets.token_hex(16)
 
 Raw = bytes | bytearray
+
+# So many digits may be more than 64 bits, and more than LONGEST_INTEGER characters are.
+LONG_INTEGER, LONGEST_INTEGER = 19, 20
+# Any digit becomes 0, and what can be before an integer a comma. The digits of a fraction follow a
+# point.
+_DIGITS = bytes.maketrans(b"123456789 \t\r\n:[-", b"000000000,,,,,,,")
+_LONG_RUN = b"," + b"0" * LONG_INTEGER
+_INTEGER = re.compile(rb"(?:^|[\s,:\[])-?[1-9][0-9]{18,}(?=[\s,\]}]|$)")
 
 
 class LongText:
@@ -72,6 +79,7 @@ def parse_with_long_texts(body: Raw | str) -> tuple[Any, "LongTexts"]:
         value = orjson.loads(rest)
     except ValueError as error:
         raise ValueError("The body is not valid JSON.") from error
+    _check_integers(rest)
     if _depth_at_most(rest) > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise ValueError(f"The JSON is nested more than {MAX_DEPTH} deep; nest it less.")
     if rest.count(b":") > MAX_MEMBERS and _has_large_object(value):
@@ -155,16 +163,33 @@ def _check_values(body: bytes | bytearray) -> None:
             raise _too_many()
 
 
+def _check_integers(body: Raw) -> None:
+    """Raises ValueError for an integer of more than 64 bits, which orjson rounds to a float: two
+    different numbers would become one. Of a valid JSON text."""
+    pieces = (piece.tobytes().translate(_DIGITS) for piece in _slices(body, len(_LONG_RUN)))
+    # Nearly always this is all: a regular expression takes fifty times as long.
+    is_likely = any(_LONG_RUN in piece for piece in pieces) or body[:1].isdigit()
+    if is_likely and _INTEGER.search(body):  # in a text, perhaps
+        json.loads(body, parse_int=_integer)
+
+
+def _integer(text: str) -> int:
+    if len(text) > LONGEST_INTEGER or not -(2**63) <= int(text) < 2**64:
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        raise ValueError(f"The integer {shown} has more than 64 bits; send it as a text.")
+    return int(text)
+
+
 def _too_many() -> ValueError:
     return ValueError(
         f"The JSON has more than {MAX_VALUES:,} values or {MAX_STRINGS:,} strings; split the call."
     )
 
 
-def _slices(body: bytes | bytearray) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+def _slices(body: Raw, overlap: int = 0) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
     array = np.frombuffer(body, np.uint8)
     for start in range(0, len(array), SLICE):
-        yield array[start : start + SLICE]
+        yield array[start : start + SLICE + overlap]
 
 
 def _depth_at_most(body: bytes | bytearray) -> int:
@@ -310,37 +335,3 @@ class JsonRoute(APIRoute):
             return await handle(JsonRequest(request.scope, request.receive))
 
         return bounded
-
-
-async def only_declared_query(request: Request) -> None:
-    """Raises UnknownField for a parameter that the call does not take, and InvalidRequest for one
-    that was sent more than once. Async, because FastAPI runs other dependencies on a thread."""
-    known = declared_query(request.scope["route"])
-    for name in request.query_params:
-        if name not in known:
-            takes = ", ".join(sorted(known)) or "none"
-            raise UnknownField(f"This call has no query parameter '{name}'; it takes {takes}.")
-    refuse_repeated(request)
-
-
-def refuse_repeated(request: Request) -> None:
-    """Raises InvalidRequest for a query parameter that was sent more than once."""
-    seen = set[str]()
-    for name, _ in request.query_params.multi_items():
-        if name in seen:
-            raise InvalidRequest(
-                f"The query parameter '{name}' was sent more than once; send it once."
-            )
-        seen.add(name)
-
-
-def declared_query(route: APIRoute) -> set[str]:
-    """The names of a route's query parameters, including the fields of models."""
-    names: set[str] = set()
-    for parameter in route.dependant.query_params:
-        kind = parameter.field_info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            names |= set(kind.model_fields)
-        else:
-            names.add(parameter.alias)
-    return names

@@ -21,9 +21,9 @@ from app.api.json_bodies import (
     LongText,
     decode_base64,
     parse_with_long_texts,
-    refuse_repeated,
 )
 from app.api.problems import describe_validation
+from app.api.query_parameters import refuse_repeated
 from app.errors import (
     ImageTooLarge,
     InvalidRequest,

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Depends
 from fastapi.routing import APIRoute
 
-from app.api.json_bodies import only_declared_query
+from app.api.query_parameters import only_declared_query
 
 
 class Router(APIRouter):

@@ -54,6 +54,35 @@ def put_back(value: Any, texts: Any) -> Any:
     return orjson.loads(b'"' + bytes(taken.raw) + b'"') if isinstance(taken, LongText) else taken
 
 
+@pytest.mark.parametrize(
+    "text", ["18446744073709551616", "-9223372036854775809", "89490200001234567890", "1" * 60]
+)
+@pytest.mark.parametrize(
+    "form", ["%s", '{"a": %s}', '{"a": [1,%s]}', '{"a":"%s","b":\t-1, "c": %s}']
+)
+def test_integers_of_more_than_64_bits_are_refused(text: str, form: str) -> None:
+    """The parser would make the same float of different ones."""
+    with pytest.raises(ValueError, match=rf"integer {text[:20]}.*more than 64 bits"):
+        parse_json(form.replace("%s", text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["18446744073709551615", "-9223372036854775808", "1e20", "0.00012345678901234567", "1E+19",
+     "1234567890123456789.5", "12345678901234567890e1", '"12345678901234567890"',
+     '"a, 12345678901234567890, b"', '"\\", 12345678901234567890]"'],
+)  # fmt: skip
+def test_other_long_numbers_are_read(text: str) -> None:
+    assert parse_json(f'{{"a": [{text}]}}') == json.loads(f'{{"a": [{text}]}}')
+
+
+def test_a_long_integer_is_found_wherever_it_is() -> None:
+    number = b"89490200001234567890"
+    for gap in range(json_bodies.SLICE - 40, json_bodies.SLICE + 40, 7):
+        with pytest.raises(ValueError, match="more than 64 bits"):
+            parse_json(b"[" + b" " * gap + number + b"]")
+
+
 def test_a_photo_is_cut_out_and_can_be_taken_once() -> None:
     photo = "A" * (LONG + 4)
     value, texts = parse_with_long_texts(json.dumps({"a": [1, photo], "b": "short"}))

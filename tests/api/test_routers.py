@@ -3,8 +3,8 @@
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from app.api.json_bodies import only_declared_query
 from app.api.main import OF_THE_GALLERY, ROUTERS, _add_routes
+from app.api.query_parameters import only_declared_query
 
 
 def test_the_application_has_the_routes_as_they_are() -> None:
