@@ -72,7 +72,11 @@ FmrInterval = Annotated[
     list[float] | None, Field(description="95 % interval of fmr.", min_length=2, max_length=2)
 ]
 FmrExtrapolated = Annotated[
-    bool, Field(description="Whether it is extrapolated beyond the comparisons that were counted.")
+    bool,
+    Field(
+        description="Whether fmr, or where it is null the upper limit of its interval, is "
+        "extrapolated beyond the comparisons that were counted."
+    ),
 ]
 
 
@@ -219,6 +223,40 @@ class Decided(BaseModel):
         }
 
 
+class ThresholdFmr(BaseModel):
+    """How often the threshold of a verification is reached by somebody else."""
+
+    threshold_fmr: Annotated[
+        float | None,
+        Field(
+            description="Share of verifications of different people that reach the threshold, "
+            "with all templates of the claimed person; null without a calibration, and beyond its "
+            "end, where only the interval is known."
+        ),
+        Example(0.0001),
+    ] = None
+    threshold_fmr_interval: Annotated[
+        tuple[float, float] | None,
+        Field(description="Its 95 % confidence interval."),
+        Example([9.06e-05, 0.00011]),
+    ] = None
+    threshold_fmr_extrapolated: Annotated[
+        bool,
+        Field(
+            description="Whether the threshold is beyond the comparisons that were counted, so "
+            "that its rate is extrapolated."
+        ),
+        Example(False),
+    ] = False
+
+    @staticmethod
+    def threshold_fmr_members(decision: ThresholdDecision, compared: GallerySize) -> dict[str, Any]:
+        """The members about the rate at the threshold, in that many comparisons: as
+        `fmr_members`."""
+        size = compared.scored_by(decision.score)
+        return _members_at_threshold("threshold_fmr", decision, size)
+
+
 def fmr_members(decision: ThresholdDecision, similarity: float) -> dict[str, Any]:
     """The false match rate at a similarity: its value, 95 % interval, and where it comes from.
 
@@ -233,11 +271,17 @@ def fmr_members(decision: ThresholdDecision, similarity: float) -> dict[str, Any
 
 def fpir_members(decision: ThresholdDecision, searched: GallerySize) -> dict[str, Any]:
     """How often a stranger is taken for somebody in what was searched: as `fmr_members`."""
+    return _members_at_threshold("fpir", decision, searched)
+
+
+def _members_at_threshold(
+    name: str, decision: ThresholdDecision, size: GallerySize
+) -> dict[str, Any]:
     if decision.calibration is None:
-        return _rate_members("fpir", None, None)
-    rate = decision.calibration.fpir_at(decision.unshifted(decision.threshold), searched)
-    highest = decision.calibration.fpir_at_end(searched).high if rate is None else None
-    return _rate_members("fpir", rate, highest)
+        return _rate_members(name, None, None)
+    rate = decision.calibration.fpir_at(decision.unshifted(decision.threshold), size)
+    highest = decision.calibration.fpir_at_end(size).high if rate is None else None
+    return _rate_members(name, rate, highest)
 
 
 def _rate_members(name: str, rate: Rate | None, highest: float | None) -> dict[str, Any]:

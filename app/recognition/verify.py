@@ -78,12 +78,14 @@ class SelectedFace:
 @dataclass(frozen=True, slots=True)
 class Verification:
     """The probe and what it was compared with: the nearest face of the claimed person, or the
-    reference. `reached`: whether the similarity reaches the threshold. `doubt`: why the claim is
-    ambiguous although it does. `rejected`: whether both faces are outside the calibrated domain."""
+    reference. `compared`: the person's templates, or one photo. `reached`: whether the similarity
+    reaches the threshold. `doubt`: why the claim is ambiguous although it does. `rejected`: whether
+    both faces are outside the calibrated domain."""
 
     probe: SelectedFace
     nearest: Comparison | None
     reference: SelectedFace | None
+    compared: GallerySize
     similarity: float
     threshold: ThresholdDecision
     reached: bool
@@ -225,8 +227,8 @@ class _Call(Generic[T]):
         if nearest is not None and reached and not rejected:
             doubt = _doubt(services, record, threshold, nearest, vector)
         answer = Verification(
-            faces[0], nearest, faces[1] if len(faces) > 1 else None, similarity, threshold, reached,
-            doubt, rejected=rejected,
+            faces[0], nearest, faces[1] if len(faces) > 1 else None, size, similarity, threshold,
+            reached, doubt, rejected=rejected,
         )  # fmt: skip
         return answer, self.make(answer)
 

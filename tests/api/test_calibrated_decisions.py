@@ -78,6 +78,30 @@ class TestIdentify:
         answer = presidents.identify(photo, filter='{"office": "vice"}').json()
         assert answer["searched"] == {"persons": 1, "faces": 2}
 
+    def test_a_verification_says_how_sure_its_threshold_is(self, presidents: Any) -> None:
+        def verified(**fields: str) -> Any:
+            probe = presidents.photo("obama2.jpg")
+            return presidents.verify(probe, person_id="obama", **fields).json()
+
+        default, tail = verified(), verified(target_fmr="1e-7")
+        assert default["threshold_fmr"] == pytest.approx(1e-4, rel=0.02)
+        assert default["threshold_fmr_extrapolated"] is False
+        assert tail["threshold_fmr"] == pytest.approx(1e-7, rel=0.02)
+        assert tail["threshold_fmr_extrapolated"] is True
+        for answer in (default, tail):
+            low, high = answer["threshold_fmr_interval"]
+            assert low <= answer["threshold_fmr"] <= high
+        widths = [a["threshold_fmr_interval"][1] / a["threshold_fmr"] for a in (default, tail)]
+        assert widths[1] > 2 * widths[0]
+        fixed = verified(threshold="0.99")
+        assert fixed["threshold_fmr"] is None
+        assert fixed["threshold_fmr_interval"][0] == 0 < fixed["threshold_fmr_interval"][1]
+        # All templates of the person count, as they do for the threshold.
+        before = verified(threshold="0.5")["threshold_fmr"]
+        presidents.enroll("obama", presidents.photo("obama3.jpg")).raise_for_status()
+        assert verified(threshold="0.5")["threshold_fmr"] > before
+        assert verified()["threshold_fmr"] == pytest.approx(1e-4, rel=0.02)
+
     def test_an_unreachable_target_is_refused_with_the_lowest(self, presidents: Any) -> None:
         answer = presidents.identify(presidents.photo("obama2.jpg"), target_fpir="1e-12")
         assert (answer.status_code, code_of(answer)) == (422, "rate_out_of_reach")

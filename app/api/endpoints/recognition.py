@@ -19,6 +19,7 @@ from app.api.decisions import (
     FmrExtrapolated,
     FmrInterval,
     ThresholdFields,
+    ThresholdFmr,
     fmr_members,
     fpir_members,
 )
@@ -58,7 +59,7 @@ class VerifyFields(ThresholdFields):
     liveness: Liveness = False
 
 
-class VerifyAnswer(Answer, Decided, Doubtful):
+class VerifyAnswer(Answer, Decided, ThresholdFmr, Doubtful):
     is_match: Annotated[bool, Example(True)]
     status: Annotated[
         VerifyStatus,
@@ -116,6 +117,7 @@ class VerifyAnswer(Answer, Decided, Doubtful):
             reasons=reasons,
             similarity=found.similarity,
             **fmr_members(found.threshold, found.similarity),
+            **ThresholdFmr.threshold_fmr_members(found.threshold, found.compared),
             person_id=None if person is None else person.face.person_id,
             face_id=None if person is None else person.face.face_id,
             face=_face(0, found.probe, comparator),
@@ -279,7 +281,10 @@ class IdentifyAnswer(Answer, Decided):
     ] = None
     fpir_extrapolated: Annotated[
         bool,
-        Field(description="Whether it is extrapolated beyond the comparisons that were counted."),
+        Field(
+            description="Whether fpir, or where it is null the upper limit of its interval, is "
+            "extrapolated beyond the comparisons that were counted."
+        ),
         Example(False),
     ] = False
     images: list[ImageInfo]
