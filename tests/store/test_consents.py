@@ -20,6 +20,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 YEAR = {"consent": {"reference": "form 17", "expires": "2027-03-01"}}
 ENDED = {"consent": {"reference": "form 17", "expires": "2026-02-28"}}
 END = datetime(2027, 3, 2, tzinfo=UTC)
+AGAIN = {"consent": {"reference": "form 18", "expires": "2027-03-01"}}
 GONE = {"consent": {"reference": "form 17", "withdrawn": True}}
 NEW = [template(np.eye(DIMENSION, dtype=np.float32)[0], "photo")]
 
@@ -45,7 +46,8 @@ def actions(store: Store) -> list[str]:
         ({"reference": "f", "expires": "0001-01-01"}, EARLIEST),
         ({"reference": "f", "expires": "9999-12-31T23:59Z"}, WITHOUT_END),
         ({"reference": "f", "withdrawn": True}, WITHDRAWN),
-        ({"reference": "f", "withdrawn": "2026-11-26"}, WITHDRAWN),
+        ({"reference": "f", "withdrawn": None}, WITHOUT_END),
+        *[({"reference": "f", "withdrawn": x}, None) for x in (0, 1, "no", "2026-11-26", [])],
         ({"reference": "f", "expires": "2027-03-01T12:00"}, None),  # no zone
         ({"reference": "f", "expires": "01/03/2027"}, None),
         ({"reference": "f", "expires": "9999-12-31"}, WITHOUT_END),
@@ -91,7 +93,8 @@ def test_nobody_is_enrolled_without_one(strict: Store, metadata: Any) -> None:
             {"reference": "f", "expires": "2020-01-01"},
             "'ada' that is valid now, and metadata.consent.expires is '2020-01-01'",
         ),
-        ({"reference": "f", "withdrawn": "yes"}, "metadata.consent.withdrawn is 'yes'"),
+        ({"reference": "f", "withdrawn": "yes"}, "withdrawn is 'yes', not true or false"),
+        ({"reference": "f", "withdrawn": True}, "metadata.consent.withdrawn is true: this"),
     ],
 )
 def test_a_refusal_names_the_member_of_the_call(strict: Store, consent: Any, text: str) -> None:
@@ -191,8 +194,30 @@ def test_neither_a_merge_nor_a_move_undoes_a_withdrawal(strict: Store) -> None:
     with pytest.raises(ConsentMissing, match="'ada' has ended"):
         strict.corrections.move_face("staff", stored.face.face_id, "ada-2")
     assert strict.persons.get("staff", "ada").consent_until == WITHDRAWN
-    strict.persons.update("staff", "ada", YEAR)
+    strict.persons.update("staff", "ada", AGAIN)
     assert strict.corrections.merge_persons("staff", "ada", "ada-2").templates == 1
+
+
+def test_a_list_that_is_sent_again_does_not_revive_a_withdrawn_one(strict: Store) -> None:
+    store_person(strict, "staff", "ada", YEAR, NEW)
+    strict.persons.update("staff", "ada", GONE)
+    same = {"consent": {**YEAR["consent"], "expires": "2028-01-01"}}
+    for call in (
+        lambda: store_person(strict, "staff", "ada", same, NEW),
+        lambda: strict.persons.update("staff", "ada", same),
+    ):
+        with pytest.raises(ConsentMissing, match="'ada' has withdrawn the consent"):
+            call()
+    rows = [PersonTemplate("ada", metadata, NEW[0]) for metadata in (same, None)]
+    for found in (
+        strict.imports.enroll("staff", rows, SPACE),
+        strict.imports.refused("staff", rows),
+    ):
+        assert [type(one) for one in found] == [ConsentMissing, ConsentMissing]
+    assert strict.persons.get("staff", "ada").consent_until == WITHDRAWN
+    rows = [PersonTemplate("ada", metadata, NEW[0]) for metadata in (AGAIN, None)]
+    assert strict.imports.enroll("staff", rows, SPACE) == [None, None]
+    assert actions(strict).count("consent.recorded") == 2
 
 
 def test_a_withdrawn_one_is_found_by_the_rule_at_once(strict: Store) -> None:

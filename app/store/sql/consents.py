@@ -93,8 +93,10 @@ def _parsed(metadata: JsonObject) -> Consent | None:
     if not 1 <= len(reference.strip()) <= MAX_REFERENCE:
         count = len(reference.strip())
         raise _Malformed(f"metadata.consent.reference has {count:,} characters")
-    if withdrawn is not None and withdrawn is not False:
+    if withdrawn is True:
         return Consent(reference, WITHDRAWN)
+    if withdrawn is not None and withdrawn is not False:
+        raise _Malformed(f"metadata.consent.withdrawn is {_shown(withdrawn)}, not true or false")
     expires = found.get("expires")
     until = _end_of(expires)
     if until is None:
@@ -189,7 +191,8 @@ def keep_consent(
     connection: Connection, collection: CollectionRecord, person: int, metadata: JsonObject
 ) -> None:
     """Store until when the consent in a person's new metadata is valid, and note a change of it.
-    Raises ConsentMissing if the collection needs one and there is none, valid or ended."""
+    Raises ConsentMissing if the collection needs one and there is none, valid or ended, or if it is
+    the one that was withdrawn."""
     after = consent_until(metadata)
     if after is None and needs_consent(collection):
         raise ConsentMissing(
@@ -202,8 +205,29 @@ def keep_consent(
     before = None if stored is None else aware(stored)
     if before == after:
         return
+    if before == WITHDRAWN:
+        require_new_reference(connection, collection, person, metadata)
     connection.execute(update(persons).where(persons.c.id == person).values(consent_until=after))
     note_consent(connection, collection.name, person, after)
+
+
+def require_new_reference(
+    connection: Connection, collection: CollectionRecord, person: int, metadata: JsonObject
+) -> None:
+    """Raise ConsentMissing if the collection needs consents, and metadata has as valid the one that
+    the person withdrew: a list that is sent again does not know of that."""
+    if not needs_consent(collection):
+        return
+    query = select(persons.c.person_id, persons.c.metadata)
+    stored = connection.execute(query.where(persons.c.id == person)).one()
+    old, new = consent_of(stored.metadata), consent_of(metadata)
+    if old is None or new is None or new.withdrawn or not old.withdrawn:
+        return
+    if new.reference.strip() == old.reference.strip():
+        raise ConsentMissing(
+            f"'{stored.person_id}' has withdrawn the consent that metadata.consent.reference "
+            "names. Send metadata with a new consent, which has another reference, if there is one."
+        )
 
 
 def note_consent(

@@ -19,7 +19,13 @@ from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
 from app.store.sql.audit_log import note_each
 from app.store.sql.changes import ADD, log_change
 from app.store.sql.collection_removal import free_face_ids
-from app.store.sql.consents import consent_until, note_consent, require_consent
+from app.store.sql.consents import (
+    WITHDRAWN,
+    consent_until,
+    note_consent,
+    require_consent,
+    require_new_reference,
+)
 from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.lookups import aware, get_collection, lock_collection
 from app.store.sql.persons import set_metadata
@@ -249,14 +255,16 @@ class _People:
 
     def _refused(self, rows: Sequence[PersonTemplate]) -> dict[int, LikenessError]:
         own = [None if row.metadata is None else consent_until(row.metadata) for row in rows]
+        refused = self._withdrawn(rows)
         valid = {
             composed(row.person_id): until
-            for row, until in zip(rows, own, strict=True)
-            if until is not None and until > self.now
+            for place, (row, until) in enumerate(zip(rows, own, strict=True))
+            if until is not None and until > self.now and place not in refused
         }
         consents = self._consents | valid
-        refused: dict[int, LikenessError] = {}
         for place, row in enumerate(rows):
+            if place in refused:
+                continue
             person_id = composed(row.person_id)
             if person_id in self.unreadable:
                 refused[place] = self.unreadable[person_id]
@@ -264,6 +272,20 @@ class _People:
             until = consents.get(person_id) if row.metadata is None else own[place]
             try:
                 require_consent(self.collection, row.person_id, until, self.now, row.metadata)
+            except ConsentMissing as error:
+                refused[place] = error.with_traceback(None)
+        return refused
+
+    def _withdrawn(self, rows: Sequence[PersonTemplate]) -> dict[int, LikenessError]:
+        """The errors of rows that have the consent that their person withdrew, by their place."""
+        refused: dict[int, LikenessError] = {}
+        for place, row in enumerate(rows):
+            person_id = composed(row.person_id)
+            if row.metadata is None or self._consents.get(person_id) != WITHDRAWN:
+                continue
+            person = self.keys[person_id]
+            try:
+                require_new_reference(self.connection, self.collection, person, row.metadata)
             except ConsentMissing as error:
                 refused[place] = error.with_traceback(None)
         return refused
