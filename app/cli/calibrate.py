@@ -29,7 +29,8 @@ def calibrate(
     reset: Annotated[
         bool,
         typer.Option(
-            help="Delete the collection's own calibration; the model pack's is used again."
+            help="Delete the collection's own calibration; the model pack's decides again, or "
+            "its fixed threshold."
         ),
     ] = False,
 ) -> None:
@@ -44,7 +45,14 @@ def calibrate(
         services.gallery.require(collection)
         if reset:
             services.gallery.store.calibrations.clear(collection)
-            out.print("The model pack's calibration is used again.")
+            out.print(
+                "The model pack's calibration decides again."
+                if services.calibrations.pack is not None
+                else f"The fixed threshold of {services.pack.name}, "
+                f"{services.pack.decision.threshold:g}, decides again: that model pack has no "
+                "calibration.",
+                soft_wrap=True,
+            )
             return
         generator = np.random.default_rng(secrets.randbits(64))
         live = calibrate_collection(

@@ -192,10 +192,13 @@ class Calibrations:
             calibration.require(self._embedding_space, self._precision)
             self._require_comparison(calibration)
             return calibration
-        except (ValidationError, CalibrationMismatch) as error:
+        except CalibrationMismatch as error:  # expected, after a change of the model pack
+            log(logging.WARNING, "a calibration is not used",
+                calibration_id=record.calibration_id, reason=error.detail)  # fmt: skip
+        except ValidationError as error:
             log(logging.WARNING, "a calibration is not used", error,
                 calibration_id=record.calibration_id)  # fmt: skip
-            return None
+        return None
 
     def _require_comparison(self, calibration: Calibration) -> None:
         """Raise CalibrationMismatch where scores here may be higher than those it was counted on.

@@ -200,12 +200,18 @@ def calibrate(
     )
 
 
+# What an error says of a collection without a calibration of its own.
+UNTIL_THEN = (
+    "Until then the model pack's calibration decides, or its fixed threshold if it has none."
+)
+
+
 def require_persons(data: LabelledEmbeddings) -> None:
     """Raise NotEnoughData unless there are people enough to calibrate on."""
     if data.person_count < MIN_PERSONS:
         raise NotEnoughData(
             f"{data.person_count} people are too few to calibrate on; {MIN_PERSONS} are needed. "
-            "Until then the model pack's calibration is used.",
+            f"{UNTIL_THEN}",
             {"persons": data.person_count, "needed": MIN_PERSONS},
         )
 

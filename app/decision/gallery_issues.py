@@ -9,7 +9,7 @@ import numpy as np
 
 from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings, NonMatedPairs, nearest_person_pairs
-from app.decision.fitting import MIN_EXCESSES, MIN_PERSONS, fit_tail
+from app.decision.fitting import MIN_EXCESSES, MIN_PERSONS, UNTIL_THEN, fit_tail
 from app.decision.rates import Floats
 from app.errors import NotEnoughData
 from app.types import Quality
@@ -187,7 +187,7 @@ def _require_different(nearest: NonMatedPairs, same: int, people: int) -> None:
     raise NotEnoughData(
         f"Of {people} people so many have the same photo as another ({same} pairs at least) that "
         "the collection cannot be calibrated. Merge or delete the duplicates that hygiene lists. "
-        "Until then the model pack's calibration is used.",
+        f"{UNTIL_THEN}",
         {"persons": different, "needed": MIN_PERSONS},
     )
 

@@ -17,6 +17,7 @@ from app.cli.commands import COMMANDS
 from app.cli.console import ignored_settings, misspelt_settings
 from app.cli.serving import prepare
 from app.encryption.keys import parse_keys
+from app.inference.pack_spec import ModelPack
 from app.services import build_services
 from app.settings import Settings
 from tests.cli.conftest import Run
@@ -340,12 +341,17 @@ def test_a_refused_value_is_shown_as_it_was_given(run: Run) -> None:
     assert "LIKENESS_CORS_ORIGINS=javascript:x: " in " ".join(answer.stderr.split())
 
 
-def test_calibrate_says_what_it_needs(run: Run) -> None:
+def test_calibrate_says_what_it_needs(run: Run, pack: ModelPack, tmp_path: Path) -> None:
     run("migrate")  # makes the database
     early = run("calibrate")
     assert early.exit_code == 2
     assert "0 people are too few" in " ".join(early.stderr.split())
-    assert "is used again" in run("calibrate", "--reset").stdout
+    assert "calibration decides, or its fixed threshold" in " ".join(early.stderr.split())
+    assert "calibration decides again" in run("calibrate", "--reset").stdout
+    plain = tmp_path / "plain"
+    shutil.copytree(pack.folder, plain, ignore=shutil.ignore_patterns("calibration.json"))
+    reset = run("calibrate", "--reset", LIKENESS_PACK=str(plain))
+    assert f"The fixed threshold of default, {pack.decision.threshold:g}, decides" in reset.stdout
     nowhere = run("calibrate", "nowhere")
     assert nowhere.exit_code == 2
     assert "There is no collection 'nowhere'" in " ".join(nowhere.stderr.split())

@@ -166,14 +166,20 @@ def test_one_of_another_precision_is_not_used(gallery: Gallery) -> None:
     assert calibrations.chain(gallery.require("default")).calibrations == []
 
 
-def test_nor_one_of_another_space(gallery: Gallery) -> None:
+def test_nor_one_of_another_space(gallery: Gallery, caplog: pytest.LogCaptureFixture) -> None:
     own = calibration()
     gallery.store.calibrations.set(
         gallery.store.collections.get("default"), own.calibration_id, own.content()
     )
     running = {"embedding_space": "es-other", "precision": "float32"}
     calibrations = Calibrations(gallery.store.calibrations, None, 0.5, **running)
-    assert calibrations.chain(gallery.require("default")).calibrations == []
+    with caplog.at_level("WARNING", logger="likeness"):
+        assert calibrations.chain(gallery.require("default")).calibrations == []
+    (record,) = caplog.records  # expected after a change of the pack: no traceback
+    assert (record.message, record.exc_info) == ("a calibration is not used", None)
+    fields = record.fields  # type: ignore[attr-defined]
+    assert fields["calibration_id"] == own.calibration_id
+    assert "es-test" in fields["reason"]
 
 
 @pytest.mark.parametrize("change", ["none", "digits", "covered", "weight", "uncovered", "dropped"])
