@@ -12,11 +12,25 @@ from app.store.store import Store
 
 # A reason: the person has the row's photo or embedding already.
 ALREADY = "already_enrolled"
+REPLACED = "The row's metadata differed from the person's and replaced it."
 
 
-def already(row: Row) -> RowOutcome:
+def already(row: Row, detail: str = "") -> RowOutcome:
     """The outcome of such a row."""
-    return RowOutcome(row.place, row.person_id, RowResult.SKIPPED, ALREADY)
+    return RowOutcome(row.place, row.person_id, RowResult.SKIPPED, ALREADY, detail)
+
+
+def known_person(store: Store, collection: str, row: Row) -> RowOutcome:
+    """Give a person who is there already a row's metadata, if it has another. Returns the outcome,
+    which says so. Raises PersonNotFound and ConsentMissing."""
+    if row.metadata is None:
+        return already(row)
+    stored = store.persons.get(collection, row.person_id).metadata
+    # As texts: to Python, 1 equals true.
+    if json.dumps(row.metadata, sort_keys=True) == json.dumps(dict(stored), sort_keys=True):
+        return already(row)
+    store.persons.update(collection, row.person_id, row.metadata)
+    return already(row, REPLACED)
 
 
 def replace_metadata(store: Store, collection: str, rows: Sequence[Prepared]) -> list[Prepared]:
@@ -29,15 +43,14 @@ def replace_metadata(store: Store, collection: str, rows: Sequence[Prepared]) ->
         if one.row.metadata is not None and (one.template is not None or _is_known(one))
     }
     decided = list(rows)
-    for person_id, place in last.items():
-        one, given = rows[place], rows[place].row.metadata
-        if one.template is not None or given is None:
+    for place in last.values():
+        one = rows[place]
+        if one.template is not None:
             continue
         try:
-            stored = store.persons.get(collection, person_id).metadata
-            # As texts: to Python, 1 equals true.
-            if json.dumps(given, sort_keys=True) != json.dumps(dict(stored), sort_keys=True):
-                store.persons.update(collection, person_id, given)
+            outcome = known_person(store, collection, one.row)
+            if outcome.detail:
+                decided[place] = replace(one, outcome=outcome)
         except PersonNotFound:  # deleted meanwhile
             continue
         except ConsentMissing as error:

@@ -16,7 +16,7 @@ from app.decision.policy import policy_of
 from app.errors import ConsentMissing, InvalidRequest, LikenessError, PersonExists, PersonNotFound
 from app.importing.checks import CONFLICT, ConflictChecker, Prepared, resembles, to_store
 from app.importing.in_flight import RowsInFlight
-from app.importing.known_rows import already, replace_metadata
+from app.importing.known_rows import already, known_person, replace_metadata
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Journal, OutcomeCallback, RowOutcome, RowResult, rejection
 from app.importing.source_rows import Row, content_of, storable
@@ -257,9 +257,7 @@ class LocalImport:
             try:
                 store.persons.create(name, row.person_id, row.metadata or {})
             except PersonExists:
-                if row.metadata is not None:
-                    store.persons.update(name, row.person_id, row.metadata)
-                return already(row)
+                return known_person(store, name, row)
         except ConsentMissing as error:
             return rejection(row, error)
         return RowOutcome(row.place, row.person_id, RowResult.ENROLLED)

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from app.disk import private_folder
-from app.errors import LikenessError, StoreUnavailable
+from app.errors import ConsentMissing, LikenessError, StoreUnavailable
 from app.importing.source_rows import MAX_PLACE, ImportSourceError, NotAPhoto, Row, printable
+from app.store.metadata import CONSENT_FORM
 
 # Longer names are cut off; a person id that long is refused anyway.
 MAX_NAME = 300
 MAX_DETAIL = 1_000
+IN_A_TABLE = 'In a CSV, the column metadata has it, as JSON: {"consent": {"reference": "…"}}.'
 # Persons that are counted one by one, so that memory does not grow with the source.
 MOST_PERSONS = 100_000
 LARGEST = 5
@@ -71,7 +73,10 @@ FIELDS = tuple(RowOutcome.__dataclass_fields__)
 def rejection(row: Row, error: LikenessError) -> RowOutcome:
     """The outcome of a row that cannot be used."""
     result = RowResult.SKIPPED if isinstance(error, NotAPhoto) else RowResult.REJECTED
-    return RowOutcome(row.place, row.person_id, result, error.code, error.detail)
+    detail = error.detail
+    if isinstance(error, ConsentMissing) and CONSENT_FORM in detail:
+        detail = f"{detail} {IN_A_TABLE}"
+    return RowOutcome(row.place, row.person_id, result, error.code, detail)
 
 
 # Takes outcomes as they come.

@@ -22,9 +22,10 @@ from app.errors import CollectionNotFound, StoreUnavailable, WorkerDied
 from app.importing import in_flight
 from app.importing import local as module
 from app.importing.folders import folder_rows
+from app.importing.known_rows import REPLACED
 from app.importing.local import LocalImport
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
-from app.importing.outcomes import RowOutcome, RowResult, report_writer
+from app.importing.outcomes import IN_A_TABLE, RowOutcome, RowResult, report_writer
 from app.importing.source_options import SourceOptions
 from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import rows_of
@@ -192,7 +193,9 @@ def test_persons_without_a_face(run: Run, services: Services) -> None:
     assert [one.result for one in run(rows, dry_run=True)] == [RowResult.ENROLLED]
     assert [one.result for one in run(rows)] == [RowResult.ENROLLED]
     rows = [Row("t:1", "ada", metadata={"n": 2}, without_face=True)]
-    assert [one.reason for one in run(rows)] == ["already_enrolled"]
+    for detail in (REPLACED, ""):
+        (again,) = run(rows)
+        assert (again.reason, again.detail) == ("already_enrolled", detail)
     assert services.gallery.store.persons.get("default", "ada").metadata == {"n": 2}
 
 
@@ -213,8 +216,9 @@ def test_the_metadata_of_a_photo_that_is_enrolled_already(
     run([row("obama.jpg", {"n": 1})])
     run([row("obama.jpg", {"n": 2})], dry_run=True)
     assert stored() == ({"n": 1}, 0)
-    for metadata in ({"n": 2}, {"n": 2}, None):
-        assert [one.reason for one in run([row("obama.jpg", metadata)])] == ["already_enrolled"]
+    for metadata, detail in (({"n": 2}, REPLACED), ({"n": 2}, ""), (None, "")):
+        (again,) = run([row("obama.jpg", metadata)])
+        assert (again.reason, again.detail) == ("already_enrolled", detail)
     assert stored() == ({"n": 2}, 1), "what is equal or missing replaces nothing"
     run([row("obama.jpg", {"n": 3}), row("obama2.jpg", {"n": 4})])
     assert stored() == ({"n": 4}, 1), "the last row counts: one that is new"
@@ -491,6 +495,35 @@ def test_rows_without_a_consent_where_one_is_needed(services: Services) -> None:
     skipped = ("skipped", "already_enrolled")
     assert outcomes(None) == [enrolled, missing, missing, enrolled, missing, missing]
     assert outcomes(consent) == [skipped, enrolled, missing, skipped, missing, enrolled]
+
+
+def test_a_known_photo_does_not_revive_a_consent(
+    run: Run, people: Path, services: Services
+) -> None:
+    store = services.gallery.store
+    consent = {"consent": {"reference": "form 17"}}
+    gone = {"consent": {"reference": "form 17", "withdrawn": True}}
+    photo = (people / "biden" / "biden.jpg").read_bytes()
+    rows = [Row("0", "biden", read=lambda: photo, metadata=consent)]
+    run(rows)
+    store.collections.update("default", None, {"consent_required": True})
+    store.persons.update("default", "biden", gone)
+    faceless = Row("1", "biden", metadata=consent, without_face=True)
+    found = run([*rows, faceless])
+    assert [one.reason for one in found] == ["consent_missing"] * 2
+    assert store.persons.get("default", "biden").metadata == gone
+
+
+def test_a_row_of_a_csv_without_a_consent_says_where_it_belongs(
+    run: Run, services: Services
+) -> None:
+    services.gallery.store.collections.update("default", None, {"consent_required": True})
+    ended = {"consent": {"reference": "form 17", "expires": "2020-01-01"}}
+    as_text = {"consent": '{"reference": "form 17"}'}
+    rows = [Row("0", "ada", metadata=one, without_face=True) for one in (as_text, None, ended)]
+    found = run(rows)
+    assert [one.reason for one in found] == ["consent_missing"] * 3
+    assert [IN_A_TABLE in one.detail for one in found] == [True, True, False]
 
 
 def test_a_row_that_the_store_refuses_is_no_reason_for_a_conflict(services: Services) -> None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from app.errors import ConsentMissing
+from app.store.metadata import CONSENT_FORM as FORM
 from app.store.records import CollectionRecord
 from app.store.sql.audit_log import note
 from app.store.sql.lookups import aware
@@ -38,11 +39,6 @@ WITHDRAWN = datetime(1970, 1, 1, tzinfo=UTC)
 # Ends are between these: in the time zone of a PostgreSQL session none is beyond the years 1 to
 # 9999, which Python could not read.
 EARLIEST = WITHDRAWN + timedelta(days=1)
-FORM = (
-    'metadata.consent must be an object such as {"reference": "form 2026-0117", "expires": '
-    '"2029-11-26"}: reference is a text of 1 to 300 characters, expires is left out, or a date or '
-    'a time with its zone, and "withdrawn": true ends the consent.'
-)
 
 
 @dataclass(frozen=True, slots=True)
