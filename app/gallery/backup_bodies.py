@@ -27,6 +27,7 @@ from app.store.sql.lookups import count_rows, is_live
 from app.store.sql.terms import rebuild_terms
 
 ROWS_AT_ONCE = 500
+BYTES_AT_ONCE = 16 << 20  # of texts and bytes: more than 500 ordinary rows have
 _ADVICE = "Nothing was changed. Take another copy of it, or another backup."
 
 
@@ -56,8 +57,17 @@ def _batches(connection: Connection, table: Table) -> Iterator[list[dict[str, An
     if table is not tables.encryption_keys:
         query = query.where(is_live(table))
     result = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
-    for part in result.mappings().partitions(ROWS_AT_ONCE):
-        yield [{name: _plain(value) for name, value in row.items()} for row in part]
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for row in result.mappings():
+        one = {name: _plain(value) for name, value in row.items()}
+        size += sum(len(value) for value in one.values() if isinstance(value, bytes | str))
+        rows.append(one)
+        if len(rows) == ROWS_AT_ONCE or size >= BYTES_AT_ONCE:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
 
 
 def _plain(value: Any) -> Any:

@@ -101,8 +101,8 @@ def _decrypted(ring: KeyRing, source: BinaryIO) -> Iterator[bytes]:
 MARK = b"LIKENESS-BACKUP\x01"  # the last byte is the version of this form
 
 _HEAD = struct.Struct(">I32s")
-# A block holds up to 500 rows (`ROWS_AT_ONCE`), each of some ten kilobytes at most (a kept crop, or
-# a person's metadata; rows of earlier versions may be larger).
+# A block is ended by the row with which it reaches 16 MiB (`BYTES_AT_ONCE`); a row has at most the
+# 10 MiB of a photo, or what LIKENESS_MAX_IMAGE_BYTES allowed when it was imported.
 MAX_BODY = 256 * 1024 * 1024
 
 

@@ -14,12 +14,17 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from app.errors import UnreadableImage
 from app.imaging.formats import too_many_parts
 from app.types import Image
 
 _Bytes = bytes | memoryview
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# The beginning of a file: the length and kind of its first chunk, then the sides in pixels.
+_SIZE = struct.Struct(">8sI4sII")
+# Of an aligned face: recognisers take 112 pixels, few take more.
+MAX_CROP_SIDE, MAX_CROP_BYTES = 512, 1 << 20
 # Usual encoders write pieces of at least 8 KiB; the limit allows 10 MiB in pieces of 160 bytes.
 MAX_CHUNKS = 65_536
 # Of a text as much is read as this; its orientation is at the beginning.
@@ -108,6 +113,22 @@ def encode_crop(crop: Image) -> bytes:
 
 
 def decode_crop(data: bytes) -> Image | None:
-    """The aligned face of such a file, BGR; None if the file is damaged."""
-    crop = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    """The aligned face of such a file, BGR; None if the file is damaged or is another one."""
+    head = data[: _SIZE.size]
+    if len(data) > MAX_CROP_BYTES or len(head) < _SIZE.size:
+        return None
+    signature, _, kind, width, height = _SIZE.unpack(head)
+    if (signature, kind) != (SIGNATURE, b"IHDR") or width != height or width > MAX_CROP_SIDE:
+        return None
+    crop = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     return None if crop is None else np.asarray(crop, np.uint8)
+
+
+def check_crop(data: bytes) -> bytes:
+    """The file of an aligned face, unchanged. Raises UnreadableImage for any other file."""
+    if decode_crop(data) is None:
+        raise UnreadableImage(
+            f"The crop is not the PNG file of an aligned face: a square of at most {MAX_CROP_SIDE} "
+            "pixels. Leave it out, or give the one that was exported."
+        )
+    return data

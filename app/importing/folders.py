@@ -33,17 +33,14 @@ class _File:
     problem: LikenessError | None = None
 
     def row(self, layout: Layout, max_bytes: int) -> Row:
-        place, person_id = str(self.path), ""
+        problem = self.problem
         try:
-            if self.problem is None:
+            if problem is None:
                 person_id = layout.person_of(self.path)
-                return Row(place, person_id, partial(read_file, self.real, max_bytes))
-        except ImportSourceError as problem:
-            return Row(place, self._folder(), problem=problem)
-        return Row(place, self._folder(), problem=self.problem)
-
-    def _folder(self) -> str:
-        return self.path.parts[0] if len(self.path.parts) > 1 else ""
+                return Row(str(self.path), person_id, partial(read_file, self.real, max_bytes))
+        except ImportSourceError as error:
+            problem = error
+        return Row(str(self.path), layout.likely_person_of(self.path), problem=problem)
 
 
 def folder_rows(folder: Path, options: SourceOptions) -> Iterator[Row]:

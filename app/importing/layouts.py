@@ -146,6 +146,16 @@ class Layout:
             )
         return composed(below[0])
 
+    def likely_person_of(self, path: PurePosixPath) -> str:
+        """The person id of a file that is no usable photo: deleting a person erases the row from
+        reports by it. If the layout gives none, the outermost folder below `root`, or ''."""
+        try:
+            return self.person_of(path)
+        except ImportSourceError:
+            folders = path.parts[:-1]
+            below = folders[len(self.root) :] if folders[: len(self.root)] == self.root else folders
+            return composed(below[0]) if below else ""
+
     def _matched(self, path: PurePosixPath) -> str:
         assert self.pattern is not None, "there is one"
         found = self.pattern.person_of(str(path) if "/" in self.pattern.shown else path.name)

@@ -14,6 +14,7 @@ from typing import Any
 from app.decision.pairs import all_declared
 from app.decision.policy import policy_of
 from app.errors import ConsentMissing, InvalidRequest, LikenessError, PersonExists, PersonNotFound
+from app.imaging import check_crop
 from app.importing.checks import CONFLICT, ConflictChecker, Prepared, resembles, to_store
 from app.importing.in_flight import RowsInFlight
 from app.importing.known_rows import already, known_person, replace_metadata
@@ -164,7 +165,7 @@ class LocalImport:
     def _embedded(self, row: Row) -> Prepared:
         assert row.embedding is not None, "a row has a photo, an embedding or a problem"
         made = template_from_embedding(self._services, row.embedding)
-        crop = content_of(row.crop) if row.crop and self._policy.keep_crops else None
+        crop = check_crop(content_of(row.crop)) if row.crop and self._policy.keep_crops else None
         digest = row.content_digest or made.content_digest
         template = NewTemplate(made.embedding, digest, dict(row.quality), crop)
         if not self._checker.concerns(row):

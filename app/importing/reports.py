@@ -170,7 +170,8 @@ class ReportEraser:
         with suppress(FileNotFoundError):  # one that is forgotten meanwhile names nobody
             erase_people(self._folder.report(job), people)
         # Any of its words may be a part of a path that names a person.
-        if job.detail is not None and any(one and one in job.detail for one in people):
+        detail = composed(job.detail or "")  # paths keep the form that the archive has
+        if any(one and one in detail for one in people):
             with self._folder.exclusive():
                 now = self._folder.find(import_id)
                 if now is not None:

@@ -220,11 +220,11 @@ def _add_sidecar(
 def _rows_of(sample: _Sample, archive: str, layout: Layout) -> Iterator[Row]:
     for path in sample.beside if not sample.files else ():
         alone = NotAPhoto(f"{printable(path.name)} is not a photo, and no photo has its name.")
-        yield Row(f"{archive}/{path}", path.parent.name, problem=alone)
+        yield Row(f"{archive}/{path}", layout.likely_person_of(path), problem=alone)
     for one in sample.files:
         place = f"{archive}/{one.path}"
         problem = one.problem or (sample.problem if is_image(one.path.name) else None)
-        person_id = sample.named(None) or one.path.parent.name
+        person_id = sample.named(None) or layout.likely_person_of(one.path)
         if problem is not None:
             yield Row(place, person_id, problem=problem)
             continue

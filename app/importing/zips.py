@@ -244,10 +244,10 @@ class _Zip:
             check_text(str(path))
             problem = problem_of(path)
             if problem is not None:
-                return Row(place, path.parent.name, problem=problem)
+                return Row(place, layout.likely_person_of(path), problem=problem)
             return Row(place, layout.person_of(path), self._content(info))
         except ImportSourceError as problem:
-            return Row(place, path.parent.name, problem=problem)
+            return Row(place, layout.likely_person_of(path), problem=problem)
 
     def _content(self, info: zipfile.ZipInfo) -> Callable[[], bytes]:
         """What gives the bytes, which are read now: the archive is closed when its last row was

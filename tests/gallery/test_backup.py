@@ -22,9 +22,17 @@ from app.gallery.backup_stream import as_file, encrypted, opened, read_blocks, w
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.store.backends import create_engine
+from app.store.records import NewTemplate
 from app.store.schema import migrate
 from app.store.store import Store
-from tests.gallery.conftest import DIMENSION, SPACE, fresh_postgres, open_engine, template
+from tests.gallery.conftest import (
+    DIMENSION,
+    KEEPS_CROPS,
+    SPACE,
+    fresh_postgres,
+    open_engine,
+    template,
+)
 from tests.writing import delete_person, enroll_person
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -186,6 +194,19 @@ def test_one_state_while_people_come_and_go(engine_url: str, directions: Draw) -
         assert {r["id"] for r in rows["templates"]} == added - removed
         last = max(int(str(r["revision"])) for r in rows["changes"])
         assert rows["collections"][0]["revision"] == last
+
+
+def test_large_rows_are_in_blocks_of_their_own(engine_url: str, directions: Draw) -> None:
+    """A block of more than 256 MiB could not be read; earlier versions stored crops of any size."""
+    engine = ready(engine_url)
+    gallery = gallery_of(engine)
+    gallery.store.collections.update("default", None, KEEPS_CROPS)
+    for i, vector in enumerate(directions(5)):
+        new = NewTemplate(vector, f"{i}", crop=bytes(7 << 20))
+        enroll_person(gallery, "default", "ada", None, [new])
+    bodies = read_blocks(io.BytesIO(bytes_of(engine)))
+    rows = [len(body["rows"]) for body in bodies if body.get("table") == "crops"]
+    assert rows == [3, 2]
 
 
 class TestDamage:

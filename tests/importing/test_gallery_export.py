@@ -12,11 +12,13 @@ from app.decision.face_selection import FaceSelection
 from app.decision.policy import CollectionPolicy
 from app.encryption.keys import new_key_line
 from app.errors import CollectionNotFound
+from app.imaging import encode_crop
 from app.importing.gallery_export import GalleryExportError, export
 from app.importing.local import LocalImport
 from app.importing.options import ImportOptions
 from app.importing.outcomes import RowOutcome, RowResult
 from app.importing.sources import SourceOptions, rows_of
+from app.importing.zips import new_bundle
 from app.recognition.enroll import template_from_photo
 from app.services import Services, build_services
 from app.settings import Settings
@@ -148,3 +150,32 @@ def test_what_lies_under_the_unfinished_name_is_left_alone(
         export(store, record, tmp_path / "all.jsonl", lambda _: None)
     assert (tmp_path / "mine").read_text() == "mine"
     assert (tmp_path / "all.jsonl.new").is_symlink()
+
+
+@pytest.mark.parametrize("services", ["plain"], indirect=True)
+@pytest.mark.parametrize("kind", ["no picture", "photo", "too wide", "too long"])
+def test_a_crop_is_an_aligned_face(
+    services: Services, tmp_path: Path, photos: Path, kind: str
+) -> None:
+    """Whatever else it is would be stored, backed up, and stop a move to another recogniser."""
+    face = encode_crop(np.zeros((112, 112, 3), np.uint8))
+    crop = {
+        "no picture": face[:100],
+        "photo": (photos / "obama.jpg").read_bytes(),
+        "too wide": encode_crop(np.zeros((112, 113, 3), np.uint8)),
+        "too long": face + bytes(1 << 20),
+    }
+    path = tmp_path / "faces.zip"
+    (known, *_) = services.gallery.store.embeddings.exported("default", 0, 10)
+    copy = services.gallery.require("copy")
+    space = copy.embedding_space
+    with path.open("wb") as file, new_bundle(file) as bundle:
+        for name, content in {"ada": face, "grace": crop[kind]}.items():
+            row = {"person_id": name, "embedding": known.embedding, "embedding_space": space}
+            bundle.add(row | {"crop": bundle.add_file(f"crops/{name}.png", content)})
+    reported: list[RowOutcome] = []
+    given = SourceOptions(copy.embedding_space, 10_000_000)
+    LocalImport(services, copy, ImportOptions()).run(rows_of([str(path)], given), reported.append)
+    assert {(one.person_id, one.reason) for one in reported if one.result is not None} == {
+        ("ada", None), ("grace", "unreadable_image"),
+    }  # fmt: skip

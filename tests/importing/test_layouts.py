@@ -281,3 +281,23 @@ def test_sentences_name_what_was_looked_for(tmp_path: Path) -> None:
     assert row.problem.detail == f"There is no file {tmp_path}/elsewhere\\2.jpg."
     with pytest.raises(ImportSourceError, match=r"absent does not exist"):
         read_all(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("options", "files", "person"),
+    [
+        ({"pattern": "{person_id}_*"}, ["ada_1.dng", "x/ada_2.dng"], "ada"),
+        ({"person_from": PersonFrom.TOP_FOLDER}, ["ada/2020/1.dng", "ada/2020/note.txt"], "ada"),
+        ({"person_from": PersonFrom.FOLDER}, ["2020/ada/1.dng", "2020/ada/note.txt"], "ada"),
+        ({}, ["ada/1.dng"], "ada"),
+    ],
+)
+def test_a_file_that_is_no_photo_is_of_the_person_whose_it_would_be(
+    pack: Pack, options: dict[str, object], files: list[str], person: str
+) -> None:
+    """Deleting a person erases from reports the rows that have the person's id."""
+    rows = read_all(pack({"grace/1.jpg": b"1"} | dict.fromkeys(files, b"2")), **options)
+    for file in files:
+        (row,) = [row for row in rows if row.place.endswith(file)]
+        assert row.problem is not None
+        assert row.person_id == person

@@ -148,6 +148,19 @@ def test_an_import_that_has_not_begun_is_erased_when_it_ends(imports: Imports) -
     assert imports.spool() == b""
 
 
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_detail_that_names_the_person_is_erased(imports: Imports, form: str) -> None:
+    """A zip of a Mac has its paths in Form D."""
+    job = imports.add(1, JobState.STOPPED)
+    detail = unicodedata.normalize(form, "a/Zoë/2.jpg: no face")
+    imports.folder.save(job.model_copy(update={"detail": detail}))
+    imports.eraser.note("default", "Zoë")
+    imports.eraser.round()
+    left = imports.folder.find(job.import_id)
+    assert left is not None
+    assert left.detail is None
+
+
 def test_one_report_a_round_for_everybody(imports: Imports) -> None:
     jobs = [imports.add(number, JobState.DONE) for number in (1, 2)]
     other = imports.add(3, JobState.DONE, "other")
