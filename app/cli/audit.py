@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy import select
@@ -208,10 +208,17 @@ def _line(entry: AuditEntry, names: dict[int, str]) -> str:
     members = entry.members
     number = members["person"]
     person = None if number is None else f"{names[entry.sequence]} #{number}"
-    details = ", ".join(f"{name} {value}" for name, value in members["details"].items())
+    details = ", ".join(f"{name} {_shown(name, it)}" for name, it in members["details"].items())
     client = members.get("client")
     parts = (
         members["at"][:19].replace("T", " "), members["actor"], client and f"from {client}",
         members["action"], members["collection"], person, details,
     )  # fmt: skip
     return "  ".join(part for part in parts if part)
+
+
+def _shown(name: str, value: Any) -> str:
+    """A detail of an entry: a text as it is, anything else as JSON."""
+    if name == "collections" and value is None:
+        return "all"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

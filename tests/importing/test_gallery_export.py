@@ -177,5 +177,5 @@ def test_a_crop_is_an_aligned_face(
     given = SourceOptions(copy.embedding_space, 10_000_000)
     LocalImport(services, copy, ImportOptions()).run(rows_of([str(path)], given), reported.append)
     assert {(one.person_id, one.reason) for one in reported if one.result is not None} == {
-        ("ada", None), ("grace", "unreadable_image"),
+        ("ada", ""), ("grace", "unreadable_image"),
     }  # fmt: skip

@@ -82,6 +82,22 @@ class TestEntries:
         ]  # fmt: skip
         assert verify_audit(store.audit.everything(), KEY).problem is None
 
+    def test_a_policy_is_there_before_and_after_its_change(self, store: Store) -> None:
+        store.collections.create("guarded", SPACE, DIMENSION, {}, {"consent_required": True})
+        store.collections.update("guarded", None, {"retention_days": 30})
+        store.collections.update("guarded", {"site": 1}, None)
+        created, changed, again = (one["details"] for one in entries_of(store)[-3:])
+        assert created == {
+            "policy": ["consent_required"],
+            "before": {"consent_required": None}, "after": {"consent_required": True},
+        }  # fmt: skip
+        assert changed == {
+            "fields": ["policy"], "policy": ["consent_required", "retention_days"],
+            "before": {"consent_required": True, "retention_days": None},
+            "after": {"consent_required": None, "retention_days": 30},
+        }  # fmt: skip
+        assert again == {"fields": ["metadata"]}
+
     def test_keys(self, store: Store, engine: Engine) -> None:
         keys = AccessKeyStore(Database(engine, audit_key=KEY), KEY)
         with acting_as("user:root"):

@@ -2,7 +2,6 @@
 use."""
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -34,10 +33,14 @@ from app.types import JsonObject
 PAGE = 100
 
 
-def _changed(before: JsonObject, after: JsonObject) -> dict[str, list[str]]:
-    """The names of the members of a policy that were changed, for the audit log."""
-    names = {name for name in {*before, *after} if before.get(name) != after.get(name)}
-    return {"policy": sorted(names)} if names else {}
+def _changed(before: JsonObject, after: JsonObject) -> JsonObject:
+    """The members of a policy that were changed, for the audit log: their names, and their values
+    before and after; null where there was or is none."""
+    names = sorted({name for name in {*before, *after} if before.get(name) != after.get(name)})
+    if not names:
+        return {}
+    values = ({name: one.get(name) for name in names} for one in (before, after))
+    return {"policy": names} | dict(zip(("before", "after"), values, strict=True))
 
 
 class CollectionStore:
@@ -73,8 +76,9 @@ class CollectionStore:
             except IntegrityError as error:
                 # Only the insert itself can know: another process may be just as far.
                 raise CollectionExists(f"The collection '{name}' exists already.") from error
-            note(connection, "collection.created", name)
-            return get_collection(connection, name)
+            created = get_collection(connection, name)
+            note(connection, "collection.created", name, **_changed({}, created.policy))
+            return created
 
     def every(self) -> Iterator[CollectionRecord]:
         """All collections, page by page."""
@@ -149,7 +153,7 @@ class CollectionStore:
             after = get_collection(connection, name)
             if needs_consent(after) and not needs_consent(before):
                 require_all_consents(connection, after, self._database.clock())
-            changed: dict[str, Any] = _changed(before.policy, after.policy)
+            changed = _changed(before.policy, after.policy)
             note(connection, "collection.changed", name, fields=sorted(values), **changed)
             dropped = 0
             if new is not None and not after.keeps_crops:
