@@ -233,6 +233,7 @@ def _local(
         record = gallery.require(collection)
     except CollectionNotFound:
         record = gallery.create_collection(collection, {})
+        _say_new(collection)
     return LocalImport(services, record, options).run, record.embedding_space
 
 
@@ -240,7 +241,18 @@ def _remote(remote: RemoteImport, progress: ImportProgress) -> tuple[Work, str]:
     """The same for a running server, whose progress is shown."""
     remote.watch, remote.watch_upload = progress.under_way, progress.upload
     remote.watch_server = progress.server_away
-    return remote.run, remote.ensure_collection()
+    space, is_new = remote.ensure_collection()
+    if is_new:
+        _say_new(remote.collection)
+    return remote.run, space
+
+
+def _say_new(collection: str) -> None:
+    """A mistyped name makes a collection without the policy of the one that was meant."""
+    err.print(
+        f"The collection '{collection}' did not exist; it was made, with the default policy.",
+        style="yellow", markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def _run(

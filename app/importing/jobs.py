@@ -131,9 +131,10 @@ class ImportJobs:
         """End a job that is queued or running, or forget one that has ended, with its report; what
         it enrolled stays. One that is running ends within moments. Raises ImportNotFound and
         StoreFull."""
-        under_way = self.get(collection, import_id).state in UNDER_WAY
-        action = "import.cancelled" if under_way else "import.removed"
-        self._audit.record(action, collection, import_id=import_id)
+        found = self.get(collection, import_id)
+        if not found.cancelling or found.state not in UNDER_WAY:
+            action = "import.cancelled" if found.state in UNDER_WAY else "import.removed"
+            self._audit.record(action, collection, import_id=import_id)
         try:
             with self._folder.exclusive():
                 job = self.get(collection, import_id)

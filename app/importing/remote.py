@@ -19,6 +19,7 @@ import orjson
 from app.errors import ImageTooLarge, LikenessError
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import OutcomeCallback, RowOutcome, RowResult, rejection
+from app.importing.server_answers import accepted, detail_of, is_temporary, pause, sendable
 from app.importing.source_rows import ImportSourceError, Row, content_of, storable
 from app.importing.zips import Bundle, new_bundle
 
@@ -28,15 +29,9 @@ PARTS_UNDER_WAY = 2
 CHUNK_BYTES = 64 << 10
 TIMEOUT_S = 300.0
 POLL_S = 0.2
-FORGET_ATTEMPTS = 50
+END_ATTEMPTS = 50
 # A server that is busy says when to come back; one that does not come back ends the import.
 ATTEMPTS = 8
-LONGEST_PAUSE_S = 30.0
-BUSY = (502, 503, 504)
-# With Retry-After these are temporary: the upload was ended for being the slowest, or the key has
-# reached a rate limit. Not so a quota of the day, which lasts longer than this waits.
-LIMITED = (408, 429)
-QUOTA = "quota_exceeded"
 ENDED_WELL = "done"
 STOPPED = "stopped"
 UNDER_WAY = ("queued", "running")
@@ -45,12 +40,13 @@ UNDER_WAY = ("queued", "running")
 @dataclass(slots=True)
 class _Part:
     """Rows that travel together. `known`: what became of those that were not sent; `import_id`:
-    the server's import, once it has the archive."""
+    the server's import, once it has the archive; `reported`: how many rows are."""
 
     rows: list[Row] = field(default_factory=list)
     known: dict[int, RowOutcome] = field(default_factory=dict)
     sent: int = 0
     import_id: str = ""
+    reported: int = 0
 
     def has_refused(self) -> bool:
         """Whether a row is rejected before it was sent."""
@@ -88,12 +84,18 @@ class RemoteImport:
     ) -> None:
         """`max_bytes`: larger photos are not sent; `key` is sent as a bearer token. Raises
         ImportSourceError if it cannot be one, or if `url` is no address of a server."""
-        if not re.match(r"https?://[^/]", url):
-            raise ImportSourceError(f"'{url}' is not an address such as http://host:8000 (--url).")
-        headers = {"Authorization": f"Bearer {_sendable(key)}"} if key else {}
-        self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT_S)
+        headers = {"Authorization": f"Bearer {sendable(key)}"} if key else {}
+        try:
+            if not re.match(r"https?://[^/]", url):
+                raise httpx.InvalidURL("it does not begin with http:// and a host")
+            base = httpx.URL(url.rstrip("/"))
+        except httpx.InvalidURL as error:
+            raise ImportSourceError(
+                f"'{url}' is not an address such as http://host:8000 (--url): {error}."
+            ) from error
+        self._client = httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT_S)
         self._url = f"/v1/collections/{collection}"
-        self._collection = collection
+        self.collection = collection
         self._options = options
         self._max_bytes = max_bytes
         self._space = ""
@@ -110,23 +112,25 @@ class RemoteImport:
         self._done = 0
         self._poll_s = POLL_S  # longer while the key has reached a limit
 
-    def ensure_collection(self) -> str:
-        """The embedding space of the collection, which is made if missing. Raises
-        ImportSourceError."""
+    def ensure_collection(self) -> tuple[str, bool]:
+        """The embedding space of the collection, which is made if missing; the second value says
+        whether it was. Raises ImportSourceError."""
         answer = self._call("GET", self._url)
-        if answer.status_code == httpx.codes.NOT_FOUND:
-            answer = self._call("POST", "/v1/collections", json={"name": self._collection})
+        is_new = answer.status_code == httpx.codes.NOT_FOUND
+        if is_new:
+            answer = self._call("POST", "/v1/collections", json={"name": self.collection})
         try:
-            self._space = str(_accepted(answer)["embedding_space"])
+            self._space = str(accepted(answer)["embedding_space"])
         except KeyError:
             raise ImportSourceError(
                 f"{self._client.base_url} does not answer as a Likeness server."
             ) from None
-        return self._space
+        return self._space, is_new
 
     def run(self, rows: Iterator[Row], on_outcome: OutcomeCallback) -> None:
-        """Import all rows; outcomes are reported in their order as each archive is done. What is
-        under way is cancelled where this ends early. Raises ImportSourceError and ImportStopped."""
+        """Import all rows; outcomes are reported in their order as each archive is done. Where this
+        ends early, what is under way is cancelled, and its rows that are done are reported. Raises
+        ImportSourceError and ImportStopped."""
         under_way: deque[_Part] = deque()
         try:
             for part in self._parts(rows):
@@ -136,8 +140,10 @@ class RemoteImport:
             while under_way:
                 self._finish(under_way, on_outcome)
         finally:
+            for part in reversed(under_way):  # the one that waits first, so that it does not begin
+                self._cancel(part)
             for part in under_way:
-                self._forget(part)
+                self._end(part, on_outcome)
             self._client.close()
 
     # --- there --------------------------------------------------------------------------------
@@ -202,7 +208,7 @@ class RemoteImport:
         answer = self._call(
             "POST", f"{self._url}/imports", content=archive, params=query, headers=headers
         )
-        part.import_id = _accepted(answer)["import_id"]
+        part.import_id = accepted(answer)["import_id"]
 
     # --- and back -----------------------------------------------------------------------------
 
@@ -210,14 +216,8 @@ class RemoteImport:
         """Report the first part's rows when the server is done with it."""
         part = under_way[0]
         ended = self._wait(part) if part.sent else {"state": ENDED_WELL}
-        reported = self._report(part) if part.sent else iter(())
-        last, self._done = "", 0
-        for index, row in enumerate(part.rows):
-            outcome = part.known.get(index) or next(reported, None)
-            if outcome is None:
-                break  # it ended before this row
-            on_outcome(replace(outcome, place=row.place))
-            last = f"{row.place}: {outcome.detail or outcome.reason}"
+        last = self._report_rows(part, on_outcome)
+        part.reported = len(part.rows)
         if ended["state"] == STOPPED or (self._stops_at_errors and part.has_refused()):
             raise ImportStopped(last)
         if ended["state"] != ENDED_WELL:
@@ -225,9 +225,24 @@ class RemoteImport:
             raise ImportSourceError(f"The server did not finish: {detail}")
         self._forget(under_way.popleft())
 
+    def _report_rows(self, part: _Part, on_outcome: OutcomeCallback) -> str:
+        """Report the rows of an import that has ended, up to the one before which it ended. Returns
+        what became of the last."""
+        of_server = self._report(part) if part.sent else iter(())
+        last, self._done = "", 0
+        for index, row in enumerate(part.rows):
+            outcome = part.known.get(index) or next(of_server, None)
+            if outcome is None:
+                break
+            if index >= part.reported:
+                part.reported = index + 1
+                on_outcome(replace(outcome, place=row.place))
+            last = f"{row.place}: {outcome.detail or outcome.reason}"
+        return last
+
     def _wait(self, part: _Part) -> dict[str, Any]:
         url = f"{self._url}/imports/{part.import_id}"
-        while (job := _accepted(self._call("GET", url)))["state"] in UNDER_WAY:
+        while (job := accepted(self._call("GET", url)))["state"] in UNDER_WAY:
             counts = job.get("counts") or {}
             self._done = sum(int(counts.get(result.value, 0)) for result in RowResult)
             self.watch(self._done)
@@ -240,23 +255,40 @@ class RemoteImport:
         if answer.status_code == httpx.codes.NOT_FOUND:
             return  # it ended before its first row
         if not answer.is_success:
-            _accepted(answer)
+            accepted(answer)
         for line in answer.text.splitlines():
-            members = orjson.loads(line)
+            try:
+                members = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                return  # cut off: the import says why it failed
             yield RowOutcome(**{**members, "result": RowResult(members["result"])})
 
-    def _forget(self, part: _Part) -> None:
-        """End the server's import where it is under way, then let it forget the report."""
+    def _cancel(self, part: _Part) -> None:
+        """End the server's import if it is under way."""
         url = f"{self._url}/imports/{part.import_id}"
-        for _ in range(FORGET_ATTEMPTS if part.sent else 0):
+        with suppress(httpx.HTTPError, ImportSourceError):
+            if part.sent and accepted(self._client.get(url)).get("state") in UNDER_WAY:
+                self._client.delete(url)
+
+    def _end(self, part: _Part, on_outcome: OutcomeCallback) -> None:
+        """Report the rows that were done by an import that was cancelled, then forget it."""
+        url = f"{self._url}/imports/{part.import_id}"
+        try:
             with suppress(httpx.HTTPError, ImportSourceError):
-                answer = self._client.delete(url)
-                if answer.status_code == httpx.codes.NOT_FOUND:
-                    return
-                # One that is cancelled by this call is there until the next one.
-                if _accepted(answer)["state"] not in {*UNDER_WAY, "cancelled"}:
-                    return
-            time.sleep(POLL_S)
+                for _ in range(END_ATTEMPTS if part.sent else 0):
+                    if accepted(self._client.get(url)).get("state") not in UNDER_WAY:
+                        break
+                    time.sleep(POLL_S)
+                if part.reported < len(part.rows):
+                    self._report_rows(part, on_outcome)
+        finally:
+            self._forget(part)
+
+    def _forget(self, part: _Part) -> None:
+        """Let the server forget an import that has ended, and its report."""
+        if part.sent:
+            with suppress(httpx.HTTPError):
+                self._client.delete(f"{self._url}/imports/{part.import_id}")
 
     def _call(self, method: str, url: str, **request: Any) -> httpx.Response:
         """One call, sent again while the server is busy or away, or the key has reached a limit.
@@ -268,74 +300,17 @@ class RemoteImport:
             except httpx.TransportError as error:
                 reason, asked = f"{error}.", ""
             else:
-                if not _is_temporary(answer):
+                if not is_temporary(answer):
                     self._poll_s = max(POLL_S, self._poll_s / 2)
                     self.watch_server("")
                     return answer
-                reason, asked = _detail(answer), answer.headers.get("Retry-After", "")
+                reason, asked = detail_of(answer), answer.headers.get("Retry-After", "")
                 if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
-                    self._poll_s = max(self._poll_s, _pause(0, asked))
+                    self._poll_s = max(self._poll_s, pause(0, asked))
             if attempt < ATTEMPTS - 1:
                 self.watch_server(f"The import waits for {self._client.base_url}: {reason}")
-                time.sleep(_pause(attempt, asked))
+                time.sleep(pause(attempt, asked))
         raise ImportSourceError(
             f"{self._client.base_url} did not answer in {ATTEMPTS} attempts: {reason} Run the "
             "import again later: what was enrolled is not done twice."
         )
-
-
-def _is_temporary(answer: httpx.Response) -> bool:
-    """Whether the same call may succeed in a moment."""
-    limited = answer.status_code in LIMITED and "Retry-After" in answer.headers
-    return answer.status_code in BUSY or (limited and _problem(answer).get("code") != QUOTA)
-
-
-def _pause(attempt: int, asked: str) -> float:
-    """Seconds to wait after an attempt, counted from 0: as many as asked for, and more each time,
-    because others may use what is free by then."""
-    backoff = 0.5 * 2.0**attempt
-    return min(max(backoff, float(asked)) if asked.isdecimal() else backoff, LONGEST_PAUSE_S)
-
-
-def _sendable(key: str) -> str:
-    """A key without the line break that a file may end with. What HTTP cannot send is not quoted in
-    the error, as httpx would: it is a secret."""
-    if not re.fullmatch(r"[!-~]+", key.strip()):
-        raise ImportSourceError(
-            "The API key (--api-key, LIKENESS_API_KEY) contains characters other than "
-            "printable ASCII. Copy the whole token again, including lk_."
-        )
-    return key.strip()
-
-
-def _accepted(answer: httpx.Response) -> dict[str, Any]:
-    """The answer's members. Raises ImportSourceError for what is none of a Likeness server."""
-    if not answer.is_success:
-        raise ImportSourceError(f"{answer.request.url.host} refuses: {_detail(answer)}")
-    try:
-        members: dict[str, Any] = answer.json()
-    except ValueError:
-        raise ImportSourceError(
-            f"{answer.request.url} does not answer as a Likeness server."
-        ) from None
-    return members
-
-
-def _detail(answer: httpx.Response) -> str:
-    if detail := _problem(answer).get("detail"):
-        return str(detail)
-    return (
-        f"{answer.request.method} {answer.request.url.path} was answered with "
-        f"{answer.status_code}, but not by a Likeness server; check the URL, and any proxy in "
-        "between."
-    )
-
-
-def _problem(answer: httpx.Response) -> dict[str, Any]:
-    """The members of a problem document; none of another answer."""
-    if "problem+json" not in answer.headers.get("content-type", ""):
-        return {}
-    with suppress(ValueError):
-        members = answer.json()
-        return members if isinstance(members, dict) else {}
-    return {}

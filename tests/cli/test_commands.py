@@ -241,7 +241,8 @@ def test_import_reports_every_file_and_runs_again_safely(
 def test_import_into_another_collection_makes_it(run: Run, people: Path) -> None:
     for name in ("broken.JPG", "leads-out.jpg"):
         (people / "biden" / name).unlink()
-    assert run("import", people, "--collection", "press").exit_code == 0
+    made = run("import", people, "--collection", "press")
+    assert (made.exit_code, "'press' did not exist" in made.stderr) == (0, True)
     assert "0 persons, 0 faces" in run("doctor").stdout
 
 

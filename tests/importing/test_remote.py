@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import orjson
 import pytest
 
 from app.decision.face_selection import FaceSelection
@@ -23,7 +24,7 @@ from app.importing.source_rows import ImportSourceError, Row
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.conftest import run_server
-from tests.waiting import LOOK_EVERY_S
+from tests.waiting import LOOK_EVERY_S, until
 
 
 @pytest.fixture(scope="module")
@@ -173,15 +174,44 @@ def test_a_client_that_disconnects_leaves_no_import_running(
 
     def interrupted() -> Iterator[Row]:
         yield from rows
+        until(lambda: services.gallery.size(collection).templates > 0)
         raise KeyboardInterrupt
 
     remote = RemoteImport(url, collection, ImportOptions(), 10_000_000)
-    remote.ensure_collection()
+    assert remote.ensure_collection()[1], "it is new"
+    reported: list[RowOutcome] = []
     with pytest.raises(KeyboardInterrupt):
-        remote.run(interrupted(), lambda _: None)
+        remote.run(interrupted(), reported.append)
     imports = module.httpx.get(f"{url}/v1/collections/{collection}/imports").json()["items"]
     assert imports == []
-    assert services.gallery.size(collection).templates < 150
+    assert 0 < services.gallery.size(collection).templates < 150
+    enrolled = [one for one in reported if one.result is RowResult.ENROLLED]
+    assert len(enrolled) == services.gallery.size(collection).templates
+    assert [one.place for one in reported] == [str(i) for i in range(len(reported))]
+    entries = [entry.members for entry in services.gallery.store.audit.latest(50)]
+    actions = [one["action"] for one in entries if one["collection"] == collection]
+    assert actions.count("import.cancelled") == 1
+    assert "call.failed" not in {one["action"] for one in entries}
+
+
+def test_a_report_that_was_cut_off_does_not_hide_why(
+    proxy: str, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a full disk of the server leaves it."""
+    monkeypatch.setattr(module.time, "sleep", lambda _seconds: None)
+    rows = embeddings(services, 2)
+    line = {"place": "t:0", "person_id": "p0", "result": "rejected", "reason": "no_face"}
+    failed = (200, {}, b'{"state": "failed", "detail": "The report cannot be written."}')
+    Proxy.answers = [
+        (200, {}, b'{"embedding_space": "es"}'), (200, {}, b'{"import_id": "i"}'), failed,
+        (200, {}, orjson.dumps(line) + b'\n{"place": "t:'), failed,
+    ]  # fmt: skip
+    reported: list[RowOutcome] = []
+    remote = RemoteImport(proxy, "default", ImportOptions(), 10_000)
+    remote.ensure_collection()
+    with pytest.raises(ImportSourceError, match=r"did not finish: The report cannot be written\."):
+        remote.run(iter(rows), reported.append)
+    assert [(one.place, one.reason) for one in reported] == [("t:0", "no_face")]
 
 
 @pytest.mark.slow
@@ -246,7 +276,7 @@ def proxy() -> Iterator[str]:
 
 
 def ensure(url: str) -> str:
-    return RemoteImport(url, "default", ImportOptions(), 1_000).ensure_collection()
+    return RemoteImport(url, "default", ImportOptions(), 1_000).ensure_collection()[0]
 
 
 def test_a_busy_server_is_asked_when_it_says(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +391,18 @@ def test_why_a_server_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Connection refused" in reasons[0]
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000",
+        "ftp://host",
+        "http://",
+        "/v1",
+        "http://h:99999x",
+        "http://[::1",
+        "http://☃..x",
+    ],
+)
 def test_an_address_that_is_none(url: str) -> None:
     with pytest.raises(ImportSourceError, match="is not an address such as http://host:8000"):
         RemoteImport(url, "default", ImportOptions(), 1_000)
