@@ -124,11 +124,13 @@ def decode_crop(data: bytes) -> Image | None:
     return None if crop is None else np.asarray(crop, np.uint8)
 
 
-def check_crop(data: bytes) -> bytes:
-    """The file of an aligned face, unchanged. Raises UnreadableImage for any other file."""
-    if decode_crop(data) is None:
+def check_crop(data: bytes, side: int) -> bytes:
+    """The file of an aligned face, unchanged; `side`: in pixels. Raises UnreadableImage for any
+    other file."""
+    crop = decode_crop(data)
+    if crop is None or crop.shape != (side, side, 3):
         raise UnreadableImage(
-            f"The crop is not the PNG file of an aligned face: a square of at most {MAX_CROP_SIDE} "
-            "pixels. Leave it out, or give the one that was exported."
+            f"The crop is not the PNG file of an aligned face: a square of {side} pixels. Leave it "
+            "out, or give the one that was exported."
         )
     return data

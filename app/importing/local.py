@@ -90,8 +90,7 @@ class LocalImport:
 
         Raises StoreFull, StoreUnavailable, ImportSourceError, ImportStopped, CollectionNotFound if
         the collection is deleted (also if its name is given to another one), and what the
-        analysis of more than MOST_UNEXPECTED photos in a row raises; what was reported before stays
-        done.
+        analysis of more than MOST_UNEXPECTED photos in a row raises. What was reported stays done.
         """
         path = self._services.settings.data_dir / "imports.db"
         self._journal = Journal(path, self._decided_by)
@@ -165,7 +164,9 @@ class LocalImport:
     def _embedded(self, row: Row) -> Prepared:
         assert row.embedding is not None, "a row has a photo, an embedding or a problem"
         made = template_from_embedding(self._services, row.embedding)
-        crop = check_crop(content_of(row.crop)) if row.crop and self._policy.keep_crops else None
+        side = self._services.pack.recogniser.input_size
+        kept = row.crop if self._policy.keep_crops else None
+        crop = None if kept is None else check_crop(content_of(kept), side)
         digest = row.content_digest or made.content_digest
         template = NewTemplate(made.embedding, digest, dict(row.quality), crop)
         if not self._checker.concerns(row):

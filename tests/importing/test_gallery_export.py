@@ -153,7 +153,7 @@ def test_what_lies_under_the_unfinished_name_is_left_alone(
 
 
 @pytest.mark.parametrize("services", ["plain"], indirect=True)
-@pytest.mark.parametrize("kind", ["no picture", "photo", "too wide", "too long"])
+@pytest.mark.parametrize("kind", ["no picture", "photo", "too wide", "too small", "too long"])
 def test_a_crop_is_an_aligned_face(
     services: Services, tmp_path: Path, photos: Path, kind: str
 ) -> None:
@@ -163,6 +163,7 @@ def test_a_crop_is_an_aligned_face(
         "no picture": face[:100],
         "photo": (photos / "obama.jpg").read_bytes(),
         "too wide": encode_crop(np.zeros((112, 113, 3), np.uint8)),
+        "too small": encode_crop(np.zeros((96, 96, 3), np.uint8)),
         "too long": face + bytes(1 << 20),
     }
     path = tmp_path / "faces.zip"
