@@ -18,6 +18,8 @@ def findings(errors: Sequence[Any]) -> list[tuple[str, str]]:
     for item in errors:
         place, is_part = _place(item)
         message = str(item["msg"]).removeprefix("Value error, ").removesuffix(".")
+        if item["type"] == _UNKNOWN_NAME:
+            message = "There is no such field here; check its name, or leave it out"
         if message not in messages.setdefault(place, []):
             messages[place].append(message)
         if is_part:

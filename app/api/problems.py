@@ -19,6 +19,7 @@ from app.errors import (
     MethodNotAllowed,
     NotReady,
     RouteNotFound,
+    UnknownField,
     UnsupportedEncoding,
 )
 from app.findings import findings
@@ -194,7 +195,10 @@ async def likeness_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return _answer(request, InvalidRequest(describe_validation(error.errors())))
+    found = error.errors()
+    unknown = all(item["type"] == "extra_forbidden" for item in found)
+    kind = UnknownField if unknown else InvalidRequest
+    return _answer(request, kind(describe_validation(found)))
 
 
 def describe_validation(errors: Sequence[Any]) -> str:

@@ -116,7 +116,7 @@ class _Reader(Generic[Fields]):
             form = parse_form(content_type, body, self.settings.max_images + 1)
             return sort_parts(form, self.photo_fields)
         if kind == "application/json":
-            values, photos = _read_json(body, self.settings, self.photo_fields)
+            values, photos = _read_json(body, self.settings, self.model, self.photo_fields)
             _check_kinds(values, self.model)
             return values, photos
         if kind.startswith("image/") or kind == "application/octet-stream":
@@ -207,7 +207,7 @@ def _check_photos(
 
 
 def _read_json(
-    body: Body, settings: Settings, photo_fields: Sequence[str]
+    body: Body, settings: Settings, model: type[BaseModel], photo_fields: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
     try:
         content, long_texts = parse_with_long_texts(body)
@@ -225,6 +225,7 @@ def _read_json(
     try:
         long_texts.check_all_taken()
     except ValueError as error:
+        _check_names(content, photos, model, photo_fields)  # the field of a photo, misspelt
         raise InvalidRequest(str(error)) from error
     return content, photos
 

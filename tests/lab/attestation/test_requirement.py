@@ -128,7 +128,7 @@ def test_one_s_own_requirement(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('name = "x"\nfpir = 0.01\nfpri = 1', "fpri: Extra inputs"),
+        ('name = "x"\nfpir = 0.01\nfpri = 1', "fpri: There is no such field"),
         ('name = "x"\nfpir = 0', "fpir: Input should be greater than 0"),
         ('name = "x"\nfpir = 1.5', "fpir: Input should be less than 1"),
         ('name = "x"\nfpir = nan', "fpir"),
