@@ -199,7 +199,9 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], co
     if not rows:
         out.print(f"{title}: none.")
         return
-    table = Table(*columns, title=f"{title}: {count}", title_justify="left")
+    table = Table(title=f"{title}: {count}", title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")  # ids are arguments of --move and --merge
     for row in rows:
         table.add_row(*row)
     out.print(table)

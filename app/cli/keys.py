@@ -288,7 +288,7 @@ def _limits(key: AccessKey) -> str:
         "photos_per_day": "photos a day",
     }
     members = key.limits.members()
-    return ", ".join(f"{value:g} {units[name]}" for name, value in members.items()) or "none"
+    return ", ".join(f"{value:,.15g} {units[name]}" for name, value in members.items()) or "none"
 
 
 def _state(key: AccessKey, now: datetime) -> str:

@@ -34,6 +34,13 @@ def test_findings_are_possible_and_chance_is_named() -> None:
     assert "robabl" not in shown
 
 
+def test_ids_are_whole_in_however_few_columns() -> None:
+    """They are arguments of --merge and --move."""
+    result = CliRunner().invoke(app, ["hygiene"], env={"COLUMNS": "24"})
+    assert "ada" in result.output
+    assert "…" not in result.output
+
+
 def test_a_pair_is_declared_and_withdrawn() -> None:
     def shown(*options: str) -> str:
         result = CliRunner().invoke(app, ["hygiene", *options], env={"COLUMNS": "200"})
