@@ -31,7 +31,7 @@ from app.processes.messages import (
 )  # fmt: skip
 from app.processes.starting import Plan
 from app.telemetry.logs import log
-from app.telemetry.metrics import SummedMetrics
+from app.telemetry.summed_metrics import SummedMetrics
 
 TICK_S = 0.1
 # A child is asked for its metrics, and answers from its event loop.

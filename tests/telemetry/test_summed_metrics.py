@@ -1,8 +1,10 @@
 """The metrics of several processes as those of one service."""
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.telemetry.metrics import Metrics, SummedMetrics
+from app.telemetry.metrics import Metrics
+from app.telemetry.summed_metrics import SummedMetrics
 
 
 def exposition(requests: int, pending: int, age: float) -> str:
@@ -47,3 +49,17 @@ def test_counts_of_a_process_that_has_ended_stay() -> None:
     assert found["likeness_request_seconds_count"] == 17
     assert (found["likeness_pending_requests"], found["likeness_processes"]) == (2, 1)
     assert found["likeness_erasure_pending_seconds"] == 1
+
+
+@pytest.mark.parametrize(
+    "label", ["a b", 'quote " and \\', "line\nbreak", "\u2028 and \x85", "{le=1} 5", "# HELP x"]
+)
+def test_the_exposition_of_one_process_is_itself(label: str) -> None:
+    metrics = Metrics()
+    metrics.observe_request(label, "POST", 200, 0.02)
+    metrics.observe("likeness_large", "A number.", lambda: 1.5e300)
+    metrics.observe("likeness_infinite", "Not a number.", lambda: float("inf"))
+    text = metrics.render().decode()
+    assert SummedMetrics().of([text]) == text
+    twice = values(SummedMetrics().of([text, text]))
+    assert twice["likeness_requests_total"] == 2
