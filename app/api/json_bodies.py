@@ -79,9 +79,9 @@ def parse_with_long_texts(body: Raw | str) -> tuple[Any, "LongTexts"]:
         value = orjson.loads(rest)
     except ValueError as error:
         raise ValueError("The body is not valid JSON.") from error
-    _check_integers(rest)
     if _depth_at_most(rest) > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise ValueError(f"The JSON is nested more than {MAX_DEPTH} deep; nest it less.")
+    _check_integers(rest)  # only now: `json` does not bound the depth
     if rest.count(b":") > MAX_MEMBERS and _has_large_object(value):
         raise ValueError(f"An object has more than {MAX_MEMBERS:,} members; send fewer.")
     return value, LongTexts(texts)

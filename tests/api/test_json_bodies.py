@@ -76,6 +76,13 @@ def test_other_long_numbers_are_read(text: str) -> None:
     assert parse_json(f'{{"a": [{text}]}}') == json.loads(f'{{"a": [{text}]}}')
 
 
+@pytest.mark.parametrize("text", ["18446744073709551616", '"a 18446744073709551616, b"'])
+def test_a_long_integer_in_a_deep_body_is_refused_for_the_depth(text: str) -> None:
+    for depth in (900, 1_000, 1_015):
+        with pytest.raises(ValueError, match="nested more than 64 deep"):
+            parse_json("[" * depth + text + "]" * depth)
+
+
 def test_a_long_integer_is_found_wherever_it_is() -> None:
     number = b"89490200001234567890"
     for gap in range(json_bodies.SLICE - 40, json_bodies.SLICE + 40, 7):
