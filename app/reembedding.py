@@ -25,6 +25,7 @@ from app.index.port import PRECISION, Templates
 from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device
+from app.store.pack_scales import require_portable_policy
 from app.store.records import AlternateEmbeddingState, CollectionRecord, KeptCrop
 from app.store.store import Store
 from app.types import FloatArray, Image
@@ -158,6 +159,11 @@ class Reembedding:
             _space(new, same, decisions[1], after, by_new),
             int((decisions[0] != decisions[1]).sum()),
         )
+
+    def require_portable_policy(self, source: ModelPack | None) -> None:
+        """Raise Conflict if the policy has values that stop a cut-over from the pack `source`."""
+        same = same_quality_scale(source, self._target)
+        require_portable_policy(self._collections.get(self._name), same_quality=same)
 
     def cut_over(self, source: ModelPack | None) -> CollectionRecord:
         """Swap the spaces in one transaction; faces that were enrolled since `build` are embedded

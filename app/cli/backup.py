@@ -9,7 +9,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from app.access.keys import audit_key
-from app.cli.console import err, read_settings, require_database
+from app.cli.console import err, read_settings, require_database, warn
 from app.cli.output import write_file
 from app.encryption.ring import KeyRing
 from app.errors import BackupError, EncryptionKeyError
@@ -48,7 +48,7 @@ def backup(
         if not plain:
             _require_keys(encryption)
         if ring is None:
-            err.print(_readable(encryption.state()), style="yellow", highlight=False)
+            warn(_readable(encryption.state()))
         pieces = write_blocks(dump(engine))
         if ring is not None:
             pieces = encrypted(ring, pieces)
@@ -90,11 +90,9 @@ def restore(
                 load(engine, bodies, replace=replace, audit_key=audit_key(read_settings())),
             )
             if ring is not None and (plain := _plain(Store(engine).encryption.state())):
-                err.print(
+                warn(
                     f"{' and '.join(plain)} are stored unencrypted, as in the backup; likeness "
-                    "encryption rotate encrypts them.",
-                    style="yellow",
-                    highlight=False,
+                    "encryption rotate encrypts them."
                 )
 
 

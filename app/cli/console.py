@@ -33,6 +33,11 @@ out = Console(emoji=False)
 err = Console(stderr=True, emoji=False)
 
 
+def warn(sentence: str) -> None:
+    """Print a warning on standard error."""
+    err.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """End with status 2 and the error's own sentence, without a traceback."""

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from app import __version__
-from app.cli.console import err, no_database, out, read_settings, require_database
+from app.cli.console import err, no_database, out, read_settings, require_database, warn
 from app.cli.stored_data import fix, stored_data
 from app.cli.unmatched import names_of, not_checked, unmatched_collections, warning
 from app.decision.calibration import Calibration
@@ -87,7 +87,7 @@ def doctor(
     services.close()
     _show(rows, (*fixed, *unchecked, *(line for line, _ in found)), clash)
     if said := warning(services, unmatched):
-        err.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(said)
     if not all(fine for _, fine in found):
         raise typer.Exit(1)
     if unmatched:

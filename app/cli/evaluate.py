@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from app.cli.console import err, out, read_settings, require_extra
+from app.cli.console import err, out, read_settings, require_extra, warn
 from app.cli.output import require_not_read, require_writable, write_public_file, writing
 from app.decision.calibrations import pack_orientation
 from app.decision.face_selection import FaceSelection
@@ -285,15 +285,11 @@ def open_analyser(pack: str | None, *, keep: bool) -> Iterator[tuple[ModelPack, 
         yield loaded, Analyser(pipeline)
         return
     digest = pipeline_digest(loaded, limits, orientation, pipeline.provider)
-    store = PhotoCache(settings.data_dir / CACHE_FILE, digest, _warn)
+    store = PhotoCache(settings.data_dir / CACHE_FILE, digest, warn)
     try:
         yield loaded, Analyser(pipeline, store)
     finally:
         store.close()
-
-
-def _warn(sentence: str) -> None:
-    err.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

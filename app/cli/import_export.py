@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
-from app.cli.console import announce_new_database, err, out, read_settings, require_database
+from app.cli.console import announce_new_database, err, out, read_settings, require_database, warn
 from app.cli.import_progress import ImportProgress, import_progress, summarise
 from app.cli.output import require_not_read
 from app.decision.face_selection import FaceSelection
@@ -249,10 +249,7 @@ def _remote(remote: RemoteImport, progress: ImportProgress) -> tuple[Work, str]:
 
 def _say_new(collection: str) -> None:
     """A mistyped name makes a collection without the policy of the one that was meant."""
-    err.print(
-        f"The collection '{collection}' did not exist; it was made, with the default policy.",
-        style="yellow", markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    warn(f"The collection '{collection}' did not exist; it was made, with the default policy.")
 
 
 def _run(

@@ -26,9 +26,8 @@ from app.encryption.ring import KeyRing
 from app.errors import PackError
 from app.inference.pack_spec import IntegerSpec, ModelPack, NetworkSpec
 from app.inference.packs import find_pack, known_packs, load_pack, read_pack, verify_pack
-from app.reembedding import Reembedding, Space, SpaceComparison, same_quality_scale
+from app.reembedding import Reembedding, Space, SpaceComparison
 from app.settings import Settings
-from app.store.pack_scales import require_portable_policy
 from app.store.store import opened_store
 
 models_app = typer.Typer(
@@ -170,27 +169,19 @@ def migrate_collection(
                 f"{target.embedding_space}."
             )
         else:
-            source = _pack_of(record.embedding_space, settings)
-            if cut_over:
-                same = same_quality_scale(source, target)
-                require_portable_policy(record, same_quality=same)
-            elif forget:
+            if forget and not cut_over:
                 raise typer.BadParameter(_FORGETS.format(record.embedding_space))
-            work = Reembedding(store, collection, target, settings.device)
-            _build(work)
-            _print(work.compare(source, np.random.default_rng(secrets.randbits(64))))
-            if cut_over:
-                work.cut_over(source)
-                out.print(
-                    f"{collection} has {target.name}'s embedding space "
-                    f"{target.embedding_space} now. Serve it: LIKENESS_PACK={to} likeness "
-                    "serve",
-                    soft_wrap=True,
-                )
-            else:
-                out.print(
-                    "Nothing was changed yet; --cut-over switches to the new embedding space."
-                )
+            source = _pack_of(record.embedding_space, settings)
+            _migrate(
+                Reembedding(store, collection, target, settings.device), source, cut_over=cut_over
+            )
+            out.print(
+                f"{collection} has {target.name}'s embedding space {target.embedding_space} now. "
+                f"Serve it: LIKENESS_PACK={to} likeness serve"
+                if cut_over
+                else "Nothing was changed yet; --cut-over switches to the new embedding space.",
+                soft_wrap=True,
+            )
         if forget:
             out.print(
                 f"{store.alternate_embeddings.drop(collection)} embeddings of other "
@@ -198,11 +189,17 @@ def migrate_collection(
             )
 
 
-def _build(work: Reembedding) -> None:
+def _migrate(work: Reembedding, source: ModelPack | None, *, cut_over: bool) -> None:
+    """Embed the crops, print the comparison, and switch if so asked."""
+    if cut_over:
+        work.require_portable_policy(source)
     columns = ("faces", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=None)
         work.build(lambda done, total: progress.update(task, completed=done, total=total))
+    _print(work.compare(source, np.random.default_rng(secrets.randbits(64))))
+    if cut_over:
+        work.cut_over(source)
 
 
 def _pack_of(embedding_space: str, settings: Settings) -> ModelPack | None:

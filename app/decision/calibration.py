@@ -253,10 +253,8 @@ class Calibration(_CalibrationPart):
 
     def threshold_at(self, fpir: float, size: GallerySize, name: str = "target_fpir") -> float:
         """The lowest threshold at which a stranger is taken for anyone of a gallery in at most
-        that share of searches; with one person of one template, that share is the FMR.
-
-        `name` is the field that the caller set, for the text of RateOutOfReach.
-        """
+        that share of searches; with one person of one template, that share is the FMR. `name`:
+        the field that the caller set, for the text of RateOutOfReach."""
         return self._threshold(fpir, self._fpir(size), name)
 
     def threshold_if_supported(self, fpir: float, size: GallerySize) -> float | None:

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 
-# Its download alone: the function around it unpacks all that the archive says.
-from insightface.gui.core.model_downloads import _download_with_retries
+from insightface.gui.core.model_downloads import ModelAsset, download_model_asset
 from insightface.utils.storage import model_zoo_download_url
 
 from app.disk import own
@@ -44,7 +43,7 @@ def fetched(
         pack.archive
     )  # fmt: skip
     with _only_download(installed), workspace(installed) as folder:
-        archive = _Download(pack, url, cache / "models" / pack.archive, progress).run()
+        archive = _Download(pack, url, cache, progress).run(folder)
         try:
             _unpack(pack, url, archive, folder)
             yield folder
@@ -87,31 +86,34 @@ def _check_room(pack: PublishedPack, installed: Path) -> None:
 
 
 class _Download:
-    """One archive from `url` to the file `target`; beside it, what is there of it so far."""
+    """One archive from `url`; what is there of it so far is in a folder `cache`."""
 
-    def __init__(self, pack: PublishedPack, url: str, target: Path, progress: Progress) -> None:
+    def __init__(self, pack: PublishedPack, url: str, cache: Path, progress: Progress) -> None:
         self._pack = pack
         self._url = url
-        self._target = target
-        self._part = target.with_name(f"{target.name}.part")
+        # InsightFace's function unpacks what is called *.zip, whatever the archive says; not this.
+        self._asset = ModelAsset(f"{pack.archive}.archive", url)
+        self._cache = cache
+        self._whole = cache / "models" / self._asset.name
+        self._part = self._whole.with_name(f"{self._asset.name}.part")
         self._progress = progress
         self._done = self._total = 0
 
-    def run(self) -> Path:
-        """Fetch it; the target. Raises PackError."""
+    def run(self, folder: Path) -> Path:
+        """Fetch it into a folder; its path. Raises PackError."""
         try:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
-            _download_with_retries(
-                self._url, self._target, self._pack.archive, progress=self._report
+            archive: Path = download_model_asset(
+                self._asset, str(folder), self._cache, self._report
             )
         except IncompleteRead as error:
             raise self._ended() from error
         except (RuntimeError, OSError, ValueError, HTTPException) as error:
             raise self._failure(error) from error
         if self._done < self._total:
-            self._target.replace(self._part)
+            self._whole.replace(self._part)
             raise self._ended()
-        return self._target
+        self._whole.unlink()  # the archive is a copy of it
+        return archive
 
     def _report(self, done: int, total: int, what: str) -> None:
         """Called for each piece that was written."""
@@ -141,7 +143,8 @@ class _Download:
         said = f"{self._pack.archive} could not be fetched: {reason}."
         # The downloader keeps of the system's error only the text.
         if any(text in reason for text in FULL):
-            self._part.unlink(missing_ok=True)
+            for path in (self._part, self._whole):
+                path.unlink(missing_ok=True)
             return PackError(
                 f"{said} What was fetched, {self._part}, was removed. Free some space, or set "
                 "LIKENESS_MODELS_DIR to another disk."

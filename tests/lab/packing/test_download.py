@@ -59,7 +59,8 @@ def test_a_broken_connection_is_continued(
     zoo.break_after = size // 2
     with (
         pytest.raises(
-            PackError, match=r"ended after .* of .* bytes, .*\.zip\.part\. Call the command again"
+            PackError,
+            match=r"ended after .* of .* bytes, .*\.zip\.archive\.part\. Call the command again",
         ),
         fetched(published, installed, _silent, base_url=zoo.url),
     ):
@@ -131,7 +132,7 @@ def test_a_server_that_sends_too_much(
     ):
         pass
     assert max(seen) < 23 * MIB
-    part = installed / ".download" / "models" / "buffalo_sc.zip.part"
+    part = installed / ".download" / "models" / "buffalo_sc.zip.archive.part"
     assert str(part) in caught.value.detail
     assert not [path for path in installed.rglob("*") if path.is_file() and path.stat().st_size]
 
@@ -140,7 +141,7 @@ def test_a_part_that_is_too_large_already(
     zoo: Zoo, published: PublishedPack, installed: Path
 ) -> None:
     """Earlier versions kept it."""
-    part = installed / ".download" / "models" / "buffalo_sc.zip.part"
+    part = installed / ".download" / "models" / "buffalo_sc.zip.archive.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(bytes(32 * MIB))
     zoo.answer = lambda client: client.write(
