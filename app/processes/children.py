@@ -19,6 +19,9 @@ from app.processes.starting import START_S, Plan
 
 # A child that ends sooner than this is not started again at once.
 SHORT_LIFE_S = 10.0
+# A manager of services may send its signal to all processes at once: one that asks to leave is
+# replaced only after a time in which the parent would have seen its own signal.
+BEFORE_LEAVING_S = 1.0
 
 
 class State(Enum):
@@ -44,7 +47,7 @@ class Child:
         openings = generation.end_of(role)
         self.state = State.STARTING
         self.connections = 0
-        self.wants_to_leave = False
+        self.leave_at: float | None = None  # when it is replaced, because it was asked to end
         self.exposition: str | None = None  # its last known metrics
         self.since = self.heard_at = time.monotonic()  # of the state; of a sign of life
         self.end_at: float | None = None  # when a child that drains must end
@@ -145,7 +148,8 @@ class Child:
         except OSError:
             return False
         self.connections -= received.count(CLOSED)
-        self.wants_to_leave |= LEAVE in received
+        if LEAVE in received and self.leave_at is None:
+            self.leave_at = time.monotonic() + BEFORE_LEAVING_S
         return bool(received)
 
     # --- the control socket ------------------------------------------------------------------

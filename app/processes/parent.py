@@ -139,13 +139,6 @@ class Parent:
     def _on_channel(self, child: Child) -> None:
         if not child.read_channel():
             self._children.forget_socket(child, control=False)
-        elif child.wants_to_leave and child.state is State.SERVING and self._stop_at is None:
-            log(logging.INFO, "a process was asked to end", process=child.pid)
-            child.wants_to_leave = False
-            if child.role is Role.SERVING:
-                self._leave(child)
-            elif child.generation is self._generations.current:  # others ask it
-                self._asked_to_replace = True
 
     def _on_control(self, child: Child) -> None:
         try:
@@ -304,6 +297,14 @@ class Parent:
             child.order(END)
 
     def _check(self, child: Child, now: float) -> None:
+        serves = child.state is State.SERVING and self._stop_at is None
+        if serves and child.leave_at is not None and now > child.leave_at:
+            log(logging.INFO, "a process was asked to end", process=child.pid)
+            child.leave_at = None
+            if child.role is Role.SERVING:
+                self._leave(child)
+            elif child.generation is self._generations.current:  # others ask it
+                self._asked_to_replace = True
         if child.end_at is not None and now > child.end_at:
             child.end_at = None
             child.order(END)
@@ -334,7 +335,7 @@ class Parent:
         self._stop_at = time.monotonic() + self._plan.drain_s
         for child in self._children.within(State.STARTING, *Role):
             child.kill()
-        for child in self._children.within(State.SERVING):
+        for child in self._children.of(Role.SERVING):  # also those that leave
             child.order(STOP)
 
     def _end_all(self) -> None:

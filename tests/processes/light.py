@@ -3,12 +3,14 @@
     python -m tests.processes.light parent '{"count": 2, ...}'
 
 The parent is the real one, and prints its port; the children have the real link. They answer every
-request with their process id, and `/sum` and `/ready` with what the parent makes of all answers.
+request with their process id, `/sum` and `/ready` with what the parent makes of all answers, and
+`/state` with whether a signal asked them to end, and whether the service stops.
 """
 
 import asyncio
 import json
 import os
+import signal
 import socket
 import sys
 from dataclasses import dataclass, field
@@ -37,6 +39,7 @@ class Server:
     requests: int = 0
     draining: bool = False
     stopping: bool = False
+    asked_to_end: bool = False
 
     def new_protocol(self) -> asyncio.Protocol:
         return Exchange(self)
@@ -44,6 +47,10 @@ class Server:
     def drain(self, *, stopping: bool) -> None:
         self.draining = True
         self.stopping |= stopping
+
+    def ask_to_end(self) -> None:
+        self.link.leave()
+        self.asked_to_end = True
 
     def end(self) -> None:
         asyncio.get_running_loop().call_later(0.2, self.ended.set)
@@ -86,6 +93,8 @@ class Exchange(asyncio.Protocol):
     async def _answer(self, path: str) -> None:
         if path in ASKED:
             body = json.dumps(await self._server.link.ask(ASKED[path]))
+        elif path == "/state":
+            body = json.dumps([self._server.asked_to_end, self._server.stopping])
         else:
             body = str(os.getpid())
         self._server.requests += 1
@@ -97,6 +106,7 @@ class Exchange(asyncio.Protocol):
 
 async def serve(link: Link) -> None:
     server = Server(link)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.ask_to_end)
     link.open(server, {METRICS: server.metrics, READY: server.ready}, "up")
     await server.ended.wait()
     last = await server.metrics()

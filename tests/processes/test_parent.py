@@ -240,6 +240,44 @@ def test_a_second_signal_ends_at_once() -> None:
         assert psutil.wait_procs(children, PATIENCE_S)[1] == []
 
 
+def test_a_signal_to_all_processes_at_once_replaces_none() -> None:
+    """A manager of services sends it (systemd does), and here the parent gets it last."""
+    with service(drain_s=600.0) as started:
+        kept = [started.connect() for _ in range(started.count)]
+        children = psutil.Process(started.process.pid).children()
+        started.send(signal.SIGSTOP)
+        for child in children:
+            child.terminate()
+        for one in kept:
+            until(lambda one=one: json.loads(answer(one, "/state"))[0])
+        started.send(signal.SIGTERM)
+        started.send(signal.SIGCONT)
+        for _ in range(2 * started.count):
+            until(lambda: json.loads(started.ask("/state")) == [True, True])
+        assert set(children) == set(psutil.Process(started.process.pid).children())
+
+
+def test_a_process_that_is_asked_to_end_is_replaced() -> None:
+    with service() as started, no_request_is_lost(started):
+        before = started.pids()
+        os.kill(min(before), signal.SIGTERM)
+        after = until(lambda: len(found := started.pids()) == 2 and found != before and found)
+        assert min(before) not in after
+
+
+def test_one_that_is_being_replaced_hears_of_a_stop() -> None:
+    with service(drain_s=600.0) as started:
+        kept = [started.connect() for _ in range(20)]
+        (victim, *_) = started.pids()
+        its = iter([one for one in kept if int(answer(one)) == victim])
+        os.kill(victim, signal.SIGTERM)
+        until(lambda: len(psutil.Process(started.process.pid).children()) > started.count)
+        started.send(signal.SIGTERM)
+        until(lambda: json.loads(started.ask("/state"))[1])
+        # Each of its connections ends with the next answer.
+        until(lambda: json.loads(answer(next(its), "/state")) == [True, True])
+
+
 def networks_of(started: Service) -> psutil.Process:
     """The process that runs the networks, once it can be asked."""
     until(lambda: "likeness_batches" in started.ask("/sum"))
