@@ -10,6 +10,11 @@ _PART = re.compile(r"(constrained-)?(int|float|str|bool)|[a-z][\w-]*\[.*\]", re.
 _UNKNOWN_NAME = "extra_forbidden"
 
 
+def only_unknown_names(errors: Sequence[Any]) -> bool:
+    """Whether nothing is wrong but names that are not known."""
+    return all(item["type"] == _UNKNOWN_NAME for item in errors)
+
+
 def findings(errors: Sequence[Any]) -> list[tuple[str, str]]:
     """The place and the message of each of `ValidationError.errors()`, in their order. A value that
     fits no part of a union is one finding: of the part that it fits best, or of them all."""

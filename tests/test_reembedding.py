@@ -330,7 +330,9 @@ def test_what_is_enrolled_after_the_building_is_embedded_by_the_cut_over(
     enroll(services, collins=("collins.jpg",))
     space = other_pack.embedding_space
     with pytest.raises(NotReembedded, match="1 faces"):
-        store.alternate_embeddings.cut_over("default", space, other_pack.recogniser.dimension)
+        store.alternate_embeddings.cut_over(
+            "default", space, other_pack.recogniser.dimension, same_quality=True
+        )
     reported: list[tuple[int, int]] = []
     work.build(lambda *seen: reported.append(seen))
     assert reported == [(3, 4), (4, 4)]

@@ -22,7 +22,7 @@ from app.errors import (
     UnknownField,
     UnsupportedEncoding,
 )
-from app.findings import findings
+from app.findings import findings, only_unknown_names
 from app.telemetry.logs import log, request_id
 from app.telemetry.metrics import Metrics
 
@@ -196,8 +196,7 @@ async def likeness_error(request: Request, error: Exception) -> JSONResponse:
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    unknown = all(item["type"] == "extra_forbidden" for item in found)
-    kind = UnknownField if unknown else InvalidRequest
+    kind = UnknownField if only_unknown_names(found) else InvalidRequest
     return _answer(request, kind(describe_validation(found)))
 
 

@@ -78,16 +78,17 @@ def restore(
 
     The restore is one transaction. Running services use the restored data at once.
     """
-    ring = KeyRing.from_settings(read_settings())
+    settings = read_settings()
+    ring = KeyRing.from_settings(settings)
     with _source(source) as file:
         bodies = read_blocks(opened(ring, file))
         if verify_only:
             _report("The backup is complete and undamaged", verify(bodies))
             return
-        with opened_database(read_settings().resolved_database_url) as engine:
+        with opened_database(settings.resolved_database_url) as engine:
             _report(
                 "Restored",
-                load(engine, bodies, replace=replace, audit_key=audit_key(read_settings())),
+                load(engine, bodies, replace=replace, audit_key=audit_key(settings)),
             )
             if ring is not None and (plain := _plain(Store(engine).encryption.state())):
                 warn(

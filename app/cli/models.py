@@ -36,11 +36,6 @@ models_app = typer.Typer(
     add_completion=False,
 )
 
-_FORGETS = (
-    "--forget would also delete the embeddings that this command makes. Give --cut-over too, or "
-    "forget those of other spaces with --to the pack of {}, which the collection has."
-)
-
 PackArgument = Annotated[str | None, typer.Argument(help="Name or folder; default: LIKENESS_PACK.")]
 
 
@@ -170,7 +165,11 @@ def migrate_collection(
             )
         else:
             if forget and not cut_over:
-                raise typer.BadParameter(_FORGETS.format(record.embedding_space))
+                raise typer.BadParameter(
+                    "--forget would also delete the embeddings that this command makes. Give "
+                    "--cut-over too, or forget those of other spaces with --to the pack of "
+                    f"{record.embedding_space}, which the collection has."
+                )
             source = _pack_of(record.embedding_space, settings)
             _migrate(
                 Reembedding(store, collection, target, settings.device), source, cut_over=cut_over

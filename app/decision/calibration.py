@@ -236,20 +236,20 @@ class Calibration(_CalibrationPart):
         assert rate is not None, "the end belongs to the curve"
         return rate
 
-    def interval_width(self, similarity: float, size: GallerySize) -> float:
-        """By which factor the limits of the interval of `fpir_at` differ; infinite where one is not
-        known. In an empty gallery, of one comparison."""
-        empty = size.persons == 0
-        rate = self.fmr_at(similarity) if empty else self.fpir_at(similarity, size)
-        return np.inf if rate is None or rate.low <= 0 else rate.high / rate.low
-
-    def highest_known(self, fpir: float, size: GallerySize, width: float) -> float:
-        """The highest similarity of the curve at which the rate is not below a target, and the
-        limits of its interval are within that factor of each other; -1 if there is none."""
-        columns = (self._fpir(size, name).rates for name in ("rate", "low", "upper"))
-        rows = zip(self.fmr.similarity, *columns, strict=True)
-        known = (x for x, rate, low, high in rows if rate >= fpir and 0 < high <= width * low)
-        return max(known, default=-1.0)
+    def known_until(self, size: GallerySize, width: float) -> float:
+        """The highest similarity up to which the limits of the interval of `fpir_at` are within a
+        factor of each other, or in an empty gallery those of one comparison; -1 if nowhere."""
+        x = self.fmr.similarity
+        low, high = (self._fpir(size, column).rates for column in ("low", "upper"))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            excess = np.log(high) - np.log(low) - np.log(width)  # as they are interpolated
+        beyond = np.flatnonzero(~(excess <= 0))
+        if len(beyond) == 0:
+            return x[-1]
+        if (row := int(beyond[0])) == 0:
+            return -1.0
+        before, after = excess[row - 1 : row + 1]
+        return float(x[row - 1] + (x[row] - x[row - 1]) * before / (before - after))
 
     def threshold_at(self, fpir: float, size: GallerySize, name: str = "target_fpir") -> float:
         """The lowest threshold at which a stranger is taken for anyone of a gallery in at most

@@ -77,18 +77,24 @@ class ThresholdDecision:
     the error rates that an answer states. `score`: how a person with several templates is
     compared. `shift`: by how much the similarities of the gallery's people, or in a verification
     of faces like the two, exceed those of the calibration's; a threshold chosen for a target
-    includes it. `counted`: what the calibration gives for the target; `at_least`: the threshold at
-    which a preferred calibration knows that the rate is still higher.
+    includes it. `counted`: the fixed threshold, or what the calibration gives for the target,
+    without the shift. `at_least`: a lower limit, up to where other calibrations know higher rates.
     """
 
-    threshold: float
+    counted: float
     source: ThresholdSource
     target: float | None
     calibration: Calibration | None
     shift: float = 0.0
     score: PersonScore = PersonScore.BEST
-    counted: float | None = None
     at_least: float = -1.0
+
+    @property
+    def threshold(self) -> float:
+        """The similarity from which on a face is accepted."""
+        if self.target is None:
+            return self.counted
+        return min(1.0, max(self.counted + self.shift, self.at_least))
 
     @property
     def lift(self) -> float:
@@ -105,19 +111,14 @@ class ThresholdDecision:
         domain = None if self.calibration is None else self.calibration.domain
         if domain is None:
             return self
-        return self._shifted(domain.lift_of(likeness, gallery))
+        return replace(self, shift=domain.lift_of(likeness, gallery))
 
     def for_pair(self, probe: FloatArray, reference: FloatArray) -> "ThresholdDecision":
         """This decision for two faces (d,)."""
         domain = None if self.calibration is None else self.calibration.domain
-        return self if domain is None else self._shifted(domain.verification.of(probe, reference))
-
-    def _shifted(self, shift: float) -> "ThresholdDecision":
-        if self.target is None:
-            return replace(self, shift=shift)
-        counted = self.threshold if self.counted is None else self.counted
-        threshold = min(1.0, max(counted + shift, self.at_least))
-        return replace(self, threshold=threshold, shift=shift)
+        if domain is None:
+            return self
+        return replace(self, shift=domain.verification.of(probe, reference))
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +236,9 @@ def _policy_threshold(
         # supports is used, and the answer states its error rate; otherwise a gallery that has grown
         # too large would give no answer.
         strictest = min(chain.calibrations, key=lambda c: c.lowest_fpir(default.size))
-        return ThresholdDecision(strictest.fmr.similarity[-1], source, target, strictest)
+        ends = [one.fmr.similarity[-1] for one in chain.calibrations]
+        end = strictest.fmr.similarity[-1]
+        return ThresholdDecision(end, source, target, strictest, at_least=max(ends))
 
 
 def _requested_threshold(
@@ -253,30 +256,25 @@ def _requested_threshold(
 def _at(
     target: float, name: str, size: GallerySize, chain: CalibrationChain, source: ThresholdSource
 ) -> ThresholdDecision:
-    """By the first calibration that knows the target's rate within WIDEST_INTERVAL, or else by the
-    one that knows it best. Those before it still say how high the rate is at lower thresholds: so
-    a lower target never has a lower threshold where the decision passes to another calibration.
-    Raises RateOutOfReach of the one that supports the lowest rate."""
-    refusals: list[tuple[float, RateOutOfReach]] = []
-    uncertain: list[tuple[float, ThresholdDecision]] = []
-    at_least = -1.0
+    """By the first calibration that knows the rate within WIDEST_INTERVAL at its threshold for the
+    target; where none does, by the one that so knows lower rates than the others. The threshold is
+    not below the similarities that the calibrations before it know, so that a lower target never
+    has a lower threshold. Raises RateOutOfReach of the one that supports the lowest rate."""
+
+    def by(calibration: Calibration) -> ThresholdDecision:
+        threshold = calibration.threshold_at(target, size, name)
+        return ThresholdDecision(threshold, source, target, calibration, at_least=at_least)
+
+    at_least, order = -1.0, list[tuple[float, Calibration]]()
     for calibration in chain.calibrations:
-        try:
-            threshold = calibration.threshold_at(target, size, name)
-        except RateOutOfReach as error:
-            refusals.append((calibration.lowest_fpir(size), error))
-        else:
-            width = calibration.interval_width(threshold, size)
-            found = ThresholdDecision(
-                max(threshold, at_least), source, target, calibration,
-                counted=threshold, at_least=at_least,
-            )  # fmt: skip
-            if width <= WIDEST_INTERVAL:
-                return found
-            uncertain.append((width, found))
-        known = calibration.highest_known(target, size, WIDEST_INTERVAL)
+        known = calibration.known_until(size, WIDEST_INTERVAL)
+        if target >= calibration.lowest_fpir(size) and (found := by(calibration)).counted <= known:
+            return found
         at_least = max(at_least, known)
-    if uncertain:
-        return min(uncertain, key=lambda one: one[0])[1]
-    assert refusals, "there is at least one calibration"
-    raise min(refusals, key=lambda one: one[0])[1]
+        rate = calibration.fpir_at(known, size)
+        order.append((1.0 if rate is None else rate.value, calibration))
+    for _, calibration in sorted(order, key=lambda one: one[0]):
+        if target >= calibration.lowest_fpir(size):
+            return by(calibration)
+        at_least = max(at_least, calibration.fmr.similarity[-1])
+    return by(min(chain.calibrations, key=lambda one: one.lowest_fpir(size)))

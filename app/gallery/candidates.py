@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from app.errors import StoreUnavailable
 from app.index.comparator import Comparator
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize, Hit, Ids, PersonSearch
@@ -12,8 +13,8 @@ from app.types import FloatArray
 # Persons that a search reads at most for each probe, to find others than those whose consent has
 # ended.
 MOST_NEAREST = 1_000
-# Of a search by whose end a face that it found has been moved or deleted.
-MORE_SEARCHES = 5
+# How often a search is done if a face that it found was moved or deleted before it ended.
+MAX_REPEATS = 6
 # Rows that are searched in about the time that a photo takes.
 MOST_AT_ONCE = 2_000_000
 # How often a search by another score than that of the best template examines the rows.
@@ -87,6 +88,15 @@ class SearchQuery:
             if wanted >= MOST_NEAREST or not may_lack_candidates(rows, faces, wanted, self.top_k):
                 return [candidates_of(row, faces, self.top_k) for row in rows]
             wanted = min(4 * wanted, MOST_NEAREST)  # instead of persons whose consent has ended
+
+
+def overtaken(collection: str) -> StoreUnavailable:
+    """The error of a search that was outdated MAX_REPEATS times: its answer could name somebody
+    else."""
+    return StoreUnavailable(
+        f"Faces of '{collection}' are moved or deleted faster than it can be searched. Send the "
+        "call again."
+    )
 
 
 def candidates_of(

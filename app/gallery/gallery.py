@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, LikenessError, PersonNotFound
-from app.gallery.candidates import MORE_SEARCHES, Comparison, SearchQuery, SearchResult
+from app.gallery.candidates import MAX_REPEATS, Comparison, SearchQuery, SearchResult, overtaken
 from app.gallery.index_check import IndexCheck, check_index
 from app.gallery.indexes import Indexes
 from app.gallery.replicas import OpenIndexes
@@ -126,16 +126,16 @@ class Gallery:
                 keys = self.store.persons.keys(record, metadata_filter) if metadata_filter else None
                 return self._found(index, record, SearchQuery(probes, top_k, score, keys))
 
-        found = search()
-        for _ in range(MORE_SEARCHES):
-            if found.outdated:
-                found = search()
-        return found
+        for _ in range(MAX_REPEATS):
+            found = search()
+            if not found.outdated:
+                return found
+        raise overtaken(collection)
 
     def identify_at_once(self, record: CollectionRecord, query: SearchQuery) -> SearchResult | None:
         """`identify` at the record's revision or later; None, and nothing is done, if it might take
-        longer than a photo: the index is not open, or behind the database, or too large, or faces
-        that were found are moved or deleted meanwhile, twice."""
+        longer than a photo: the index is not open, or behind the database, or too large, or the
+        search was outdated in both attempts."""
         for attempt in (record, None):  # by now the index may have passed the record
             now = attempt or self.require(record.name)
             with self._indexes.at_revision(now) as index:
@@ -207,8 +207,8 @@ class Gallery:
         best = int(np.argmax(scores))
         similarity = float(np.clip(score.of_templates(scores, vectors), -1.0, 1.0))
         compared = GallerySize.of_person(len(faces), effective_templates(vectors), score)
-        degraded = self.comparator.degradation_of(vectors[best])
-        return Comparison(faces[best], similarity, compared, degraded, vectors[best])
+        degradation = self.comparator.degradation_of(vectors[best])
+        return Comparison(faces[best], similarity, compared, degradation, vectors[best])
 
     def degradations(self, collection: str, keys: Sequence[int]) -> dict[int, float]:
         """How degraded stored faces look, by template key; without those deleted since, and empty

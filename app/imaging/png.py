@@ -124,13 +124,11 @@ def decode_crop(data: bytes) -> Image | None:
     return None if crop is None else np.asarray(crop, np.uint8)
 
 
-def check_crop(data: bytes, side: int) -> bytes:
-    """The file of an aligned face, unchanged; `side`: in pixels. Raises UnreadableImage for any
-    other file."""
+def check_crop(data: bytes, side: int) -> None:
+    """Raise UnreadableImage unless this is the file of an aligned face; `side`: in pixels."""
     crop = decode_crop(data)
     if crop is None or crop.shape != (side, side, 3):
         raise UnreadableImage(
             f"The crop is not the PNG file of an aligned face: a square of {side} pixels. Leave it "
             "out, or give the one that was exported."
         )
-    return data

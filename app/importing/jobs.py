@@ -132,8 +132,9 @@ class ImportJobs:
         it enrolled stays. One that is running ends within moments. Raises ImportNotFound and
         StoreFull."""
         found = self.get(collection, import_id)
-        if not found.cancelling or found.state not in UNDER_WAY:
-            action = "import.cancelled" if found.state in UNDER_WAY else "import.removed"
+        under_way = found.state in UNDER_WAY
+        if not (under_way and found.cancelling):
+            action = "import.cancelled" if under_way else "import.removed"
             self._audit.record(action, collection, import_id=import_id)
         try:
             with self._folder.exclusive():

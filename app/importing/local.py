@@ -166,7 +166,9 @@ class LocalImport:
         made = template_from_embedding(self._services, row.embedding)
         side = self._services.pack.recogniser.input_size
         kept = row.crop if self._policy.keep_crops else None
-        crop = None if kept is None else check_crop(content_of(kept), side)
+        crop = None if kept is None else content_of(kept)
+        if crop is not None:
+            check_crop(crop, side)
         digest = row.content_digest or made.content_digest
         template = NewTemplate(made.embedding, digest, dict(row.quality), crop)
         if not self._checker.concerns(row):

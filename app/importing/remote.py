@@ -217,7 +217,7 @@ class RemoteImport:
         part = under_way[0]
         ended = self._wait(part) if part.sent else {"state": ENDED_WELL}
         last = self._report_rows(part, on_outcome)
-        part.reported = len(part.rows)
+        part.reported = len(part.rows)  # also if it ended before the last of them
         if ended["state"] == STOPPED or (self._stops_at_errors and part.has_refused()):
             raise ImportStopped(last)
         if ended["state"] != ENDED_WELL:

@@ -238,7 +238,8 @@ class _Call(Generic[T]):
         threshold is below the policy's: everybody is identified at a threshold of -1."""
         search = (policy, self._chain(probes), result.searched)
         found = identification_threshold(self.request.threshold, *search, likeness=result.likeness)
-        if policy.candidates is ShownCandidates.IDENTIFIED:
+        named = self.request.threshold != ThresholdRequest()
+        if policy.candidates is ShownCandidates.IDENTIFIED and named:
             own = identification_threshold(ThresholdRequest(), *search, likeness=result.likeness)
             if found.threshold < own.threshold:
                 raise InvalidRequest(

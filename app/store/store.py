@@ -98,4 +98,6 @@ def switch_default_collection(store: Store, embedding_space: str, dimension: int
     if record.embedding_space == embedding_space or store.collections.count(record).templates:
         return
     with suppress(NotReembedded):  # somebody was enrolled meanwhile
-        store.alternate_embeddings.cut_over(DEFAULT_COLLECTION, embedding_space, dimension)
+        store.alternate_embeddings.cut_over(
+            DEFAULT_COLLECTION, embedding_space, dimension, same_quality=True
+        )

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.commands import app
+from app.cli.console import out
 from app.services import build_services
 from app.settings import Settings
 from app.store.records import NewTemplate
@@ -34,11 +35,20 @@ def test_findings_are_possible_and_chance_is_named() -> None:
     assert "robabl" not in shown
 
 
-def test_ids_are_whole_in_however_few_columns() -> None:
-    """They are arguments of --merge and --move."""
-    result = CliRunner().invoke(app, ["hygiene"], env={"COLUMNS": "24"})
-    assert "ada" in result.output
-    assert "…" not in result.output
+def test_ids_are_whole_in_few_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are arguments of --merge and --move. A cell continues on the lines below."""
+    long = "anastasia.of-the-department-of-long-names"
+    services = build_services(Settings())
+    vector = np.eye(services.pack.recogniser.dimension, dtype=np.float32)[1]
+    enroll_person(services.gallery, "default", long, None, [NewTemplate(vector, "long")])
+    services.close()
+    monkeypatch.setattr(out, "width", 80)
+    result = CliRunner().invoke(app, ["hygiene"])
+    assert result.exit_code == 0
+    assert long not in result.output
+    rows = [line.split("│")[1:-1] for line in result.output.splitlines() if "│" in line]
+    columns = ["".join(one.strip() for one in column) for column in zip(*rows, strict=True)]
+    assert any(long in column for column in columns), result.output
 
 
 def test_a_pair_is_declared_and_withdrawn() -> None:

@@ -1,11 +1,17 @@
 """Which threshold decides: the call, the collection, the default, and the calibration it is based
 on."""
 
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 
 from app.decision.calibration import Calibration
+from app.decision.calibrations import read_calibration
 from app.decision.policy import CollectionPolicy
 from app.decision.thresholds import (
+    ONE_COMPARISON,
+    WIDEST_INTERVAL,
     CalibrationChain,
     ThresholdRequest,
     ThresholdSource,
@@ -19,6 +25,7 @@ from tests.decision.test_calibration import CONTENT, SHARED, calibration
 
 PACK = calibration()
 OWN = calibration(source={**CONTENT["source"], "kind": "collection"}, template_exponent=0.9)
+DEFAULT = read_calibration(Path("models/default/calibration.json"))
 HUNDRED = GallerySize(100, 100)
 DOMAIN = {"shared": SHARED, "likeness": 0.2}
 ONE = GallerySize(1, 1)
@@ -122,34 +129,52 @@ def test_the_pack_s_serves_where_the_collection_s_is_only_a_guess() -> None:
     assert empty.calibration is PACK
 
 
+@pytest.mark.parametrize("persons", [1, 260, 100_000])
+@pytest.mark.parametrize("factors", [(2.0, 2.0), (1.05, 1.2), (1.2, 1.05), (1.3, 1.3)])
 @pytest.mark.parametrize("alike", [-0.1, 0.0, 0.1, 0.3])
-def test_a_lower_target_never_has_a_lower_threshold(alike: float) -> None:
-    """Also where the decision passes from the collection's calibration to the pack's, and the
-    collection's people are more alike than the pack's."""
-    curve = CONTENT["fmr"]
-    factors = (1.1, 2, 4, 8, 16)
-    own = calibration(fmr={
-        **curve,
-        "similarity": [similarity + alike for similarity in curve["similarity"]],
-        "low": [rate / factor for rate, factor in zip(curve["rate"], factors, strict=True)],
-        "high": [rate * factor for rate, factor in zip(curve["rate"], factors, strict=True)],
+def test_a_lower_target_never_has_a_lower_threshold(
+    alike: float, factors: tuple[float, float], persons: int
+) -> None:
+    """Also where the decision passes from one calibration to another, whose people are more or less
+    alike, and where none knows its rates well. The intervals grow by a factor with each row."""
+    own, pack = (
+        growing(factor, shift) for factor, shift in zip(factors, (alike, 0.0), strict=True)
+    )
+    size = GallerySize(persons, persons)
+    targets = [0.5 * 0.9**i for i in range(140)]
+    for makes in (
+        lambda target: (ThresholdRequest(target_fmr=target), PLAIN),
+        lambda target: (ThresholdRequest(target_fpir=target), PLAIN),
+        lambda target: (ThresholdRequest(), CollectionPolicy(target_fpir=target)),
+    ):
+        found = []
+        for target in targets:
+            with suppress(RateOutOfReach):
+                found.append(identification_threshold(*makes(target), chain(own, pack), size))
+        assert len(found) > 1
+        thresholds = [one.threshold for one in found]
+        assert thresholds == sorted(thresholds)
+
+
+def growing(factor: float, shift: float) -> Calibration:
+    """The default pack's curve, shifted, whose intervals grow by a factor with each row."""
+    curve = DEFAULT.fmr
+    rows = [(rate, factor**row) for row, rate in enumerate(curve.rate)]
+    moved = curve.model_copy(update={
+        "similarity": tuple(one + shift for one in curve.similarity),
+        "low": tuple(rate / width for rate, width in rows),
+        "high": tuple(min(1.0, rate * width) for rate, width in rows),
     })  # fmt: skip
-    targets = (5e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
-    found = [
-        identification_threshold(ThresholdRequest(target_fmr=t), PLAIN, chain(own, PACK), HUNDRED)
-        for t in targets
-    ]
-    assert {one.calibration for one in found} == {own, PACK}
-    thresholds = [one.threshold for one in found]
-    assert thresholds == sorted(thresholds)
-    assert max(thresholds) >= 0.3 + alike, "where the own one still knows its rate, 1e-3"
+    return DEFAULT.changed(domain=None, fmr=moved)
 
 
 def test_a_lift_is_not_added_to_what_another_calibration_knows() -> None:
-    """The collection's own scores have it already: here 0.45, where its rate is 1e-3."""
+    """The collection's own scores have it already."""
     curve = {"similarity": [0.25, 0.35, 0.45, 0.55, 0.65], "low": [9e-2, 9e-3, 8e-4, 6e-6, 1e-7]}
     own, pack = calibration(fmr={**CONTENT["fmr"], **curve}), calibration(domain=DOMAIN)
-    for likeness, threshold in ((0.2, 0.45), (0.25, 0.45), (0.5, 0.4 + 0.225)):
+    known = own.known_until(ONE_COMPARISON, WIDEST_INTERVAL)
+    assert 0.45 < known < 0.55
+    for likeness, threshold in ((0.2, known), (0.25, known), (0.5, 0.4 + 0.225)):
         request = ThresholdRequest(target_fmr=1e-4)
         found = identification_threshold(
             request, PLAIN, chain(own, pack), HUNDRED, likeness=likeness

@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from app.errors import (
     EnrolledBefore,
     InvalidRequest,
     PersonExists,
+    StoreUnavailable,
 )
-from app.gallery.candidates import Candidate, SearchQuery
+from app.gallery.candidates import MAX_REPEATS, Candidate, SearchQuery
 from app.gallery.gallery import Gallery
 from app.gallery.replica import position_of
 from app.index.port import Position
@@ -284,6 +285,55 @@ def test_a_search_finds_whose_face_is_changed_before_its_name_is_read(
     person, vector = expected.get(change, ("old", vectors[1]))
     assert nearest.face.person_id == person
     assert nearest.similarity == pytest.approx(float(vector @ probe), abs=1e-5)
+
+
+def moving(monkeypatch: pytest.MonkeyPatch, times: int, move: Callable[[], None]) -> list[int]:
+    """Moves before each of so many readings of names; the list has an item for each reading."""
+    read, readings = TemplateStore.matchable, list[int]()
+
+    def move_first(
+        store: TemplateStore, record: CollectionRecord, keys: Sequence[int]
+    ) -> Mapping[int, FaceName]:
+        readings.append(1)
+        if len(readings) <= times:
+            move()
+        return read(store, record, keys)
+
+    monkeypatch.setattr(TemplateStore, "matchable", move_first)
+    return readings
+
+
+@pytest.mark.parametrize("times", [MAX_REPEATS - 1, MAX_REPEATS])
+def test_a_search_is_repeated_so_often_and_never_answers_without_the_person(
+    gallery: Gallery, directions: Draw, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    (probe,) = directions(1)
+    (stored,) = enroll_person(gallery, "default", "a", None, [template(probe, "0")])
+    gallery.store.persons.create("default", "b", {})
+    people = chain.from_iterable(repeat("ba"))
+    move = lambda: gallery.store.corrections.move_face(  # noqa: E731
+        "default", stored.face.face_id, next(people)
+    )
+    readings = moving(monkeypatch, times, move)
+    if times < MAX_REPEATS:
+        assert found(gallery, probe)[0].face.person_id == "ba"[(times - 1) % 2]
+    else:
+        with pytest.raises(StoreUnavailable, match="faster than it can be searched"):
+            found(gallery, probe)
+    assert len(readings) == MAX_REPEATS
+
+
+def test_a_search_at_once_is_done_again_where_this_process_made_the_change(
+    gallery: Gallery, directions: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (probe,) = directions(1)
+    (stored,) = enroll_person(gallery, "default", "a", None, [template(probe, "0")])
+    gallery.store.persons.create("default", "b", {})
+    record = gallery.require("default")
+    moving(monkeypatch, 1, lambda: gallery.move_face("default", stored.face.face_id, "b"))
+    result = gallery.identify_at_once(record, SearchQuery(probe[np.newaxis], 1))
+    assert result is not None
+    assert result.rows[0][0].face.person_id == "b"
 
 
 def found(gallery: Gallery, probe: NDArray[np.float32]) -> list[Candidate]:

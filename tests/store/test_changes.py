@@ -29,7 +29,9 @@ def test_the_state_changes_with_every_change_and_only_then(store: Store, directi
         lambda: store.persons.delete("default", "ada"),
         lambda: store.collections.delete("staff"),
         lambda: store.collections.create("staff", SPACE, DIMENSION, {}),
-        lambda: store.alternate_embeddings.cut_over("staff", "es-other", DIMENSION),
+        lambda: store.alternate_embeddings.cut_over(
+            "staff", "es-other", DIMENSION, same_quality=True
+        ),
     ):
         change()
         seen.append(store.collections.state())

@@ -242,7 +242,7 @@ def migrate_to_other(store: Store, vector: NDArray[np.float32]) -> None:
     store.alternate_embeddings.put(
         "default", "es-other", {one.template_key: vector for one in kept}
     )
-    store.alternate_embeddings.cut_over("default", "es-other", DIMENSION)
+    store.alternate_embeddings.cut_over("default", "es-other", DIMENSION, same_quality=True)
 
 
 def test_a_migration_to_another_space_leaves_nothing_plain(
@@ -255,7 +255,7 @@ def test_a_migration_to_another_space_leaves_nothing_plain(
     assert plain_left(store) == []
     again = with_companions(other, "ada")
     assert store_person(store, "default", "ada", None, [again], space="es-other")[0].duplicate
-    store.alternate_embeddings.cut_over("default", SPACE, DIMENSION)
+    store.alternate_embeddings.cut_over("default", SPACE, DIMENSION, same_quality=True)
     assert np.array_equal(store.embeddings.of_person("default", "ada")[1], former)
 
 
@@ -268,7 +268,7 @@ def test_encrypted_embeddings_of_an_earlier_version_beside_plain_ones(
     kept = store.alternate_embeddings.crops_to_reembed("default", "es-other", 0, 10)
     store.alternate_embeddings.put("default", "es-other", {kept[0].template_key: directions(1)[0]})
     restore_plain(store, "templates", digest, embedding, crop)
-    store.alternate_embeddings.cut_over("default", "es-other", DIMENSION)
+    store.alternate_embeddings.cut_over("default", "es-other", DIMENSION, same_quality=True)
     assert plain_left(store) == []
     assert face == stored_face(store)[0]
 

@@ -188,7 +188,7 @@ class AlternateEmbeddingStore:
         )
 
     def cut_over(
-        self, name: str, embedding_space: str, dimension: int, *, same_quality: bool = True
+        self, name: str, embedding_space: str, dimension: int, *, same_quality: bool
     ) -> CollectionRecord:
         """Switch a collection to another space in one transaction: its embeddings and the
         alternate embeddings of that space change places. Raises NotReembedded unless all have one,
