@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 
 from app.locks import Lock, new_lock
@@ -133,19 +134,20 @@ def require_access(path: Path) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
 
-def command_for_access(folder: Path, denied: Path) -> str:
+def command_for_access(folder: Path, denied: Path) -> str | None:
     """The command by which root gives this process the right to use a folder and all that is in it,
-    where it was denied at that path."""
+    where it was denied at that path. None where a folder above cannot be entered: that one may be
+    closed on purpose."""
     user, group = os.geteuid(), os.getegid()
     # What is behind a folder that cannot be entered cannot be looked at either.
     found = next(one for one in (denied, *denied.parents) if os.access(one, os.F_OK))
     if folder not in (found, *found.parents):
         if os.access(found, os.X_OK):
-            return f"install -d -o {user} -g {group} {folder}"
-        return f"chmod a+x {found}"
+            return f"install -d -o {user} -g {group} {quote(str(folder))}"
+        return None
     if found.stat().st_uid == user:
-        return f"chmod -R u+rwX {folder}"
-    return f"chown -R {user}:{group} {folder}"
+        return f"chmod -R u+rwX {quote(str(folder))}"
+    return f"chown -R {user}:{group} {quote(str(folder))}"
 
 
 def sha256(path: Path) -> str:

@@ -85,8 +85,8 @@ class CollectionPolicy(BaseModel):
         Field(
             strict=False,
             description="Identify: `all` answers with the nearest persons, matches or not; "
-            "`identified` names nobody but the person that is identified, or those of an "
-            "ambiguous answer, and refuses calls whose threshold is below the policy's.",
+            "`identified` names nobody but the person that is identified, or in `between` those of "
+            "an ambiguous answer, and refuses calls whose threshold is below the policy's.",
         ),
     ] = ShownCandidates.ALL
     identify_gate: Annotated[

@@ -233,7 +233,8 @@ class IdentifiedFace(FaceInfo, Doubtful):
         list[CandidateInfo],
         Field(
             description="The nearest persons, matches or not, best first; with the policy "
-            "`candidates: identified` only the one who is identified."
+            "`candidates: identified` only the one who is identified, and none if the answer is "
+            "ambiguous."
         ),
     ]
 

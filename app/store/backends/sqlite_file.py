@@ -201,11 +201,15 @@ def _advice(error: OSError, folder: Path) -> str:
             f"The data folder {folder} cannot be used: {error.strerror}. Correct that, or {other}"
         )
     command = command_for_access(folder, Path(error.filename))
-    return (
+    said = (
         f"The data folder {folder} cannot be written by user id {os.geteuid()}, under which "
-        f"Likeness runs ({error.filename}: {error.strerror}). Give that user the right: sudo "
-        f"{command} (in a container: on the host, with the path of the folder that is mounted "
-        f"there), or {other}"
+        f"Likeness runs ({error.filename}: {error.strerror})."
+    )
+    if command is None:
+        return f"{said} A folder above it cannot be entered by that user; {other}"
+    return (
+        f"{said} Give that user the right: sudo {command} (in a container: on the host, with the "
+        f"path of the folder that is mounted there), or {other}"
     )
 
 
