@@ -1,5 +1,6 @@
 """What the commands say where there is no gallery yet, or not one that can be used."""
 
+import json
 import os
 import subprocess
 import sys
@@ -173,13 +174,13 @@ def test_who_may_not_write_the_data_folder_is_named(open_folder: Path) -> None:
     folders["behind"] = open_folder / "between" / "data"
     folders["behind"].mkdir()
     code = (
-        "import os, sys\n"
+        "import json, os, sys\n"
         "from app.errors import DatabaseError\n"
         "from app.store.backends import create_engine\n"
         f"os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         "for url in sys.argv[1:]:\n"
         "    try:\n        create_engine(url)\n"
-        "    except DatabaseError as error:\n        print(repr(error.detail))\n"
+        "    except DatabaseError as error:\n        print(json.dumps(error.detail))\n"
     )
     urls = (f"sqlite:///{folder}/likeness.db" for folder in folders.values())
     done = subprocess.run(
@@ -195,7 +196,8 @@ def test_who_may_not_write_the_data_folder_is_named(open_folder: Path) -> None:
         "read": mode,
         "new": f"install -d -o {NOBODY} -g {NOBODY} {{}}",
     }
-    for (name, folder), said in zip(folders.items(), done.stdout.splitlines(), strict=True):
+    details = map(json.loads, done.stdout.splitlines())
+    for (name, folder), said in zip(folders.items(), details, strict=True):
         assert f"user id {NOBODY}" in said
         if name == "behind":  # it may be closed on purpose
             assert "A folder above it cannot be entered" in said
