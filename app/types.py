@@ -134,8 +134,8 @@ class Face:
 class AnalysedImage:
     """One image after the pipeline: its upright size in pixels and its faces, largest first.
 
-    `faces_found`: how many the detector found, also where `faces` has only the selected one, or
-    not more than were asked for.
+    `faces_found`: how many faces the detector found. `faces` may have fewer of them: only the
+    selected one, or no more than were asked for.
     """
 
     width: int

@@ -98,8 +98,8 @@ def restore(
 
 
 def _require_keys(encryption: EncryptionStore) -> None:
-    """Refuse to write a backup that could be read, or not be restored, by mistake. Raises
-    EncryptionKeyError."""
+    """Raise EncryptionKeyError unless the keys open what is stored: the backup would not be
+    encrypted, or by a key that does not open its embeddings."""
     try:
         encryption.require_keys()
     except EncryptionKeyError as error:
@@ -114,9 +114,9 @@ def _readable(state: EncryptionState) -> str:
         "The backup is not encrypted. Anyone who has it can read "
         f"{' and '.join([*_plain(state), 'the ids and metadata of persons'])}."
     )
-    if state.encrypted:
+    if encrypted := state.encrypted + state.encrypted_alternates:
         keys = ", ".join(sorted(state.persons_by_key))
-        said += f" {state.encrypted} embeddings in it are encrypted by {keys}."
+        said += f" {encrypted} embeddings in it are encrypted by {keys}."
     return said
 
 

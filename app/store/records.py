@@ -282,14 +282,15 @@ class DeclaredPair:
 
 @dataclass(frozen=True, slots=True)
 class EncryptionState:
-    """How many templates are plain and encrypted, how many persons' keys each key wraps, and how
-    many crops and alternate embeddings are plain."""
+    """How many templates are plain and encrypted, how many persons' keys each key wraps, how many
+    crops are plain, and how many alternate embeddings are plain and encrypted."""
 
     plain: int
     encrypted: int
     persons_by_key: Mapping[str, int]
     plain_crops: int
     plain_alternates: int
+    encrypted_alternates: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from app.cli.commands import app
@@ -17,6 +18,7 @@ from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.store.backends import create_engine
 from app.store.schema import migrate
+from app.store.sql.tables import templates
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, template
 from tests.writing import store_person
@@ -111,6 +113,16 @@ def with_faces(folder: Path, keys: Path | None, *people: str) -> None:
     gallery.close()
 
 
+def with_alternate(folder: Path, keys: Path) -> None:
+    """One stored face gets an embedding of another space, as `models migrate` stores it."""
+    ring = KeyRing(parse_keys(keys.read_bytes(), "test"))
+    store = Store(create_engine(f"sqlite:///{folder / 'likeness.db'}"), ring=ring)
+    with store.database.reading() as connection:
+        face = connection.execute(select(templates.c.id).limit(1)).scalar_one()
+    vector = np.eye(DIMENSION, dtype=np.float32)[0]
+    store.alternate_embeddings.put("default", "es-other", {face: vector})
+
+
 def test_an_encrypted_database_without_its_key_is_backed_up_only_with_plain(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +157,8 @@ def test_what_is_said_about_a_backup_that_is_not_encrypted_is_true(
     said = run("backup", tmp_path / "encrypted", "--plain")
     assert "can read the ids and metadata of persons." in said
     assert "3 embeddings in it are encrypted by k1." in said
+    with_alternate(data, key)
+    assert "4 embeddings in it are" in run("backup", tmp_path / "migrating", "--plain")
     vector = np.eye(DIMENSION, dtype=np.float32)[1].tobytes()
     readable = [vector in (tmp_path / name).read_bytes() for name in ("plain", "encrypted")]
     assert readable == [True, False]

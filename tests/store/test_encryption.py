@@ -287,6 +287,7 @@ def test_what_a_migration_of_an_earlier_version_left_is_counted_and_encrypted(
     assert plain_left(store) == []
     state = store.encryption.state()
     assert (state.plain, state.plain_crops, state.plain_alternates) == (0, 0, 0)
+    assert (state.encrypted, state.encrypted_alternates) == (1, 1)
     again = with_companions(other, "ada")
     assert store_person(store, "default", "ada", None, [again], space="es-other")[0].duplicate
 

@@ -26,7 +26,7 @@ class PhotoCache:
     """Analysed images by the digest of their file, in one SQLite file. Thread-safe.
 
     Readable by its owner alone. Two runs may share it: the second one writes the same content.
-    Where the file cannot be used, or no longer, there is no cache: nothing is found or kept then.
+    If the file cannot be used, or stops being usable, the cache is off: it finds and keeps nothing.
     """
 
     def __init__(self, path: Path, pipeline: str, warn: Callable[[str], None]) -> None:
@@ -37,7 +37,7 @@ class PhotoCache:
         self._warn = warn
         self._lock = new_lock("evaluation.cache")
         self._connection: sqlite3.Connection | None = None
-        with self._without_if_it_fails():
+        with self._disabled_on_error():
             private_folder(path.parent)
             # Created with its permissions, so that there is no moment without them.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -51,7 +51,7 @@ class PhotoCache:
     def get(self, photo: str, kind: str) -> AnalysedImage | None:
         """The answer for a photo's digest; None where there is none."""
         found = None
-        with self._lock, self._without_if_it_fails():
+        with self._lock, self._disabled_on_error():
             if self._connection is not None:
                 row = self._connection.execute(
                     "SELECT answer FROM photos WHERE pipeline = ? AND photo = ? AND kind = ?",
@@ -63,7 +63,7 @@ class PhotoCache:
     def put(self, photo: str, kind: str, image: AnalysedImage) -> None:
         """Keep an answer."""
         packed = _pack(image)
-        with self._lock, self._without_if_it_fails():
+        with self._lock, self._disabled_on_error():
             if self._connection is not None:
                 with self._connection:
                     self._connection.execute(
@@ -79,7 +79,7 @@ class PhotoCache:
                 self._connection = None
 
     @contextmanager
-    def _without_if_it_fails(self) -> Iterator[None]:
+    def _disabled_on_error(self) -> Iterator[None]:
         """A file that is locked, full, damaged or another user's must not end an evaluation that
         may have run for hours."""
         try:
@@ -107,7 +107,12 @@ def _pack(image: AnalysedImage) -> bytes:
         }
         for face in image.faces
     ]
-    content = {"width": image.width, "height": image.height, "faces": faces}
+    content = {
+        "width": image.width,
+        "height": image.height,
+        "faces": faces,
+        "faces_found": image.faces_found,
+    }
     packed: bytes = msgpack.packb(content)
     return packed
 
@@ -117,7 +122,7 @@ def _unpack(packed: bytes) -> AnalysedImage:
     try:
         content = msgpack.unpackb(packed)
         faces = tuple(_face(members) for members in content["faces"])
-        return AnalysedImage(content["width"], content["height"], faces, {}, len(faces))
+        return AnalysedImage(content["width"], content["height"], faces, {}, content["faces_found"])
     except (ValueError, KeyError, TypeError) as error:
         raise sqlite3.DatabaseError("a row in it is damaged") from error
 

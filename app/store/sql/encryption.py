@@ -33,16 +33,16 @@ class EncryptionStore:
     def state(self) -> EncryptionState:
         """What is encrypted, and by which keys."""
         with self._database.reading() as connection:
-            kinds = select(templates.c.sealed, func.count()).group_by(templates.c.sealed)
-            kinds = kinds.where(is_live(templates))
-            count = {bool(encrypted): n for encrypted, n in connection.execute(kinds)}
-            plain_crops, plain_alternates = (
-                count_rows(connection, table, table.c.sealed.is_(False) & is_live(table))
-                for table in (crops, alternate_embeddings)
+            (plain, encrypted), (plain_crops, _), (plain_alternates, encrypted_alternates) = (
+                tuple(
+                    count_rows(connection, table, table.c.sealed.is_(sealed) & is_live(table))
+                    for sealed in (False, True)
+                )
+                for table in (templates, crops, alternate_embeddings)
             )
             return EncryptionState(
-                count.get(False, 0), count.get(True, 0), _persons_by_key(connection),
-                plain_crops, plain_alternates,
+                plain, encrypted, _persons_by_key(connection),
+                plain_crops, plain_alternates, encrypted_alternates,
             )  # fmt: skip
 
     def require_keys(self) -> None:

@@ -13,6 +13,7 @@ from app.faces.pipeline import FacePipeline
 from app.lab.evaluation import cache
 from app.lab.evaluation.cache import PhotoCache
 from app.lab.evaluation.protocol import Analyser, enrol_photos
+from app.types import AnalysedImage
 from tests.lab.evaluation.conftest import PHOTOS
 
 NAMES = ["obama.jpg", "biden.jpg", "collins.jpg"]
@@ -22,6 +23,19 @@ def _filled(path: Path, pipeline: FacePipeline) -> None:
     store = PhotoCache(path, "one pipeline", pytest.fail)
     enrol_photos(Analyser(pipeline, store), PHOTOS, NAMES)
     store.close()
+
+
+def test_a_kept_answer_is_the_computed_one(pipeline: FacePipeline, tmp_path: Path) -> None:
+    """Also of a photo of which only the largest of several faces was asked for."""
+    store = PhotoCache(tmp_path / "photos.db", "one pipeline", pytest.fail)
+    (face,) = pipeline.analyse((PHOTOS / "obama.jpg").read_bytes(), max_faces=1).faces
+    image = AnalysedImage(640, 480, (face,), {}, 3)
+    store.put("a photo", "largest", image)
+    found = store.get("a photo", "largest")
+    store.close()
+    assert found is not None
+    assert (found.width, found.height, found.faces_found) == (640, 480, 3)
+    assert len(found.faces) == 1
 
 
 def _no_database(path: Path) -> None:
