@@ -25,7 +25,7 @@ from app.index.port import PRECISION, Templates
 from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device
-from app.store.pack_scales import require_portable_policy
+from app.store.pack_specific_policy import require_no_pack_specific_values
 from app.store.records import AlternateEmbeddingState, CollectionRecord, KeptCrop
 from app.store.store import Store
 from app.types import FloatArray, Image
@@ -160,10 +160,10 @@ class Reembedding:
             int((decisions[0] != decisions[1]).sum()),
         )
 
-    def require_portable_policy(self, source: ModelPack | None) -> None:
+    def require_no_pack_specific_values(self, source: ModelPack | None) -> None:
         """Raise Conflict if the policy has values that stop a cut-over from the pack `source`."""
         same = same_quality_scale(source, self._target)
-        require_portable_policy(self._collections.get(self._name), same_quality=same)
+        require_no_pack_specific_values(self._collections.get(self._name), same_quality=same)
 
     def cut_over(self, source: ModelPack | None) -> CollectionRecord:
         """Swap the spaces in one transaction; faces that were enrolled since `build` are embedded

@@ -191,7 +191,7 @@ def migrate_collection(
 def _migrate(work: Reembedding, source: ModelPack | None, *, cut_over: bool) -> None:
     """Embed the crops, print the comparison, and switch if so asked."""
     if cut_over:
-        work.require_portable_policy(source)
+        work.require_no_pack_specific_values(source)
     columns = ("faces", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=None)

@@ -183,7 +183,7 @@ def prepare(services: Services) -> None:
         services.gallery.store, pack.embedding_space, pack.recogniser.dimension
     )
     if reason := warning(services, unmatched_collections(services)):
-        log(logging.WARNING, "collections have faces that the pack cannot read", reason=reason)
+        log(logging.WARNING, "collections have faces of another embedding space", reason=reason)
     services.access_keys.check_pepper()
     require_access_keys(services)
     logging.getLogger("uvicorn.error").addHandler(_UvicornErrors())

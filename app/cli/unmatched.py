@@ -1,4 +1,4 @@
-"""Collections whose faces the running pack cannot read: they are of another embedding space."""
+"""Collections whose faces are of another embedding space than that of the running pack."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,8 +51,9 @@ def warning(services: Services, unmatched: Sequence[Unmatched]) -> str | None:
     serve = f"Set LIKENESS_PACK={own}" if own else "Set LIKENESS_PACK to the pack that made them"
     which, name = ("it", unmatched[0].name) if len(unmatched) == 1 else ("each", "NAME")
     return (
-        f"The pack {pack.name} makes embeddings of {pack.embedding_space} and cannot read the "
-        f"faces of these collections: {_joined([_described(one) for one in unmatched])}. "
+        f"The embedding space of the pack {pack.name} is {pack.embedding_space}. The faces of "
+        "these collections are of another one, so they cannot be compared: "
+        f"{_joined([_described(one) for one in unmatched])}. "
         f"Enrollment and search there answer 409. {serve}, or migrate {which} to the running "
         f"pack: likeness models migrate {name} --to {pack.name}"
     )
@@ -61,14 +62,14 @@ def warning(services: Services, unmatched: Sequence[Unmatched]) -> str | None:
 def not_checked(one: Unmatched) -> str:
     """A line of `doctor`."""
     return (
-        f"{one.name}: {one.faces} faces, not checked: they are of the embedding space "
-        f"{one.embedding_space}, which the pack cannot read"
+        f"{one.name}: not checked: its faces ({one.faces}) are of the embedding space "
+        f"{one.embedding_space}, and the pack is of another one"
     )
 
 
 def _described(one: Unmatched) -> str:
     by = f", made by {one.made_by}" if one.made_by else ""
-    return f"{one.name} ({one.faces} faces of {one.embedding_space}{by})"
+    return f"{one.name} (faces: {one.faces}, {one.embedding_space}{by})"
 
 
 def _joined(texts: Sequence[str]) -> str:

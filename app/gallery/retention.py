@@ -23,7 +23,7 @@ from app.telemetry.logs import log
 
 CHECK_EVERY_S = 3600.0
 # A match counts although the process that answered has not stored it yet: it may be opening a large
-# index, which takes minutes. So persons are kept for so long after the last day of the policy.
+# index, which takes minutes. So persons are kept for this long after the period of the policy.
 UNSTORED = timedelta(hours=1)
 # The clock and the seconds that have passed may differ by this much between two rounds.
 JUMP_S = 3600.0
@@ -44,8 +44,8 @@ def expiry_of(collection: CollectionRecord, now: datetime) -> Expiry:
 
 
 def inactive_since(days: int, now: datetime) -> datetime:
-    """Since when persons were neither enrolled nor matched whom a policy of so many days deletes
-    now."""
+    """A policy of that many days deletes, at `now`, the persons who were created before this time
+    and neither enrolled nor matched since."""
     return now - timedelta(days=days) - UNSTORED
 
 
@@ -72,8 +72,8 @@ class RetentionTask:
         clock: Callable[[], float] = seconds,
     ) -> None:
         """`store_matches` stores the matches that this process has noted: no person is deleted
-        if that fails. Other processes have `UNSTORED` for theirs. `before_deleting(collection,
-        person_ids)` is called before the deletion."""
+        if that fails. Other processes have the time `UNSTORED` to store theirs.
+        `before_deleting(collection, person_ids)` is called before the deletion."""
         self._gallery = gallery
         self._store_matches = store_matches
         self._before_deleting = before_deleting

@@ -21,8 +21,8 @@ def already(row: Row, detail: str = "") -> RowOutcome:
 
 
 def known_person(store: Store, collection: str, row: Row) -> RowOutcome:
-    """Give a person who is there already a row's metadata, if it has another. Returns the outcome,
-    which says so. Raises PersonNotFound and ConsentMissing."""
+    """Replace an existing person's metadata by the row's if they differ. Returns the outcome, whose
+    `detail` says whether it was replaced. Raises PersonNotFound and ConsentMissing."""
     if row.metadata is None:
         return already(row)
     stored = store.persons.get(collection, row.person_id).metadata

@@ -147,8 +147,9 @@ class Layout:
         return composed(below[0])
 
     def likely_person_of(self, path: PurePosixPath) -> str:
-        """The person id of a file that is no usable photo: deleting a person erases the row from
-        reports by it. If the layout gives none, the outermost folder below `root`, or ''."""
+        """The person id to report for a file that cannot be imported: when a person is deleted,
+        rows with the person's id are erased from reports. If the layout gives none, the outermost
+        folder below `root`, or ''."""
         try:
             return self.person_of(path)
         except ImportSourceError:

@@ -25,7 +25,9 @@ from app.store.metadata import CONSENT_FORM
 # Longer names are cut off; a person id that long is refused anyway.
 MAX_NAME = 300
 MAX_DETAIL = 1_000
-IN_A_TABLE = 'In a CSV, the column metadata has it, as JSON: {"consent": {"reference": "…"}}.'
+IN_A_TABLE = (
+    'In a CSV file, write it as JSON into the column metadata: {"consent": {"reference": "…"}}.'
+)
 # Persons that are counted one by one, so that memory does not grow with the source.
 MOST_PERSONS = 100_000
 LARGEST = 5

@@ -130,7 +130,8 @@ class ReportEraser:
         return self._folder.path / SPOOL
 
     def _may_name(self, job: ImportJob) -> bool:
-        """Also one that is to begin: it reports the rows of a deleted person that it rejects."""
+        """Whether the report of this import may name people, now or later: also that of a queued
+        import, which will report rejected rows of a person who was deleted."""
         return job.state in UNDER_WAY or self._folder.report(job).exists()
 
     def _lapsed(self, note: _Deleted) -> bool:

@@ -41,7 +41,8 @@ def sendable(key: str) -> str:
 
 
 def accepted(answer: httpx.Response) -> dict[str, Any]:
-    """The answer's members. Raises ImportSourceError for what is none of a Likeness server."""
+    """The answer's members. Raises ImportSourceError for an answer that refuses the call, or that
+    does not come from a Likeness server."""
     if not answer.is_success:
         raise ImportSourceError(f"{answer.request.url.host} refuses: {detail_of(answer)}")
     try:
@@ -54,6 +55,7 @@ def accepted(answer: httpx.Response) -> dict[str, Any]:
 
 
 def detail_of(answer: httpx.Response) -> str:
+    """What an answer that is not a success says, as a sentence."""
     if detail := _problem(answer).get("detail"):
         return str(detail)
     return (

@@ -110,7 +110,7 @@ def warned(services: Services) -> str | None:
     return warning(services, unmatched_collections(services))
 
 
-def test_collections_that_the_pack_cannot_read_are_named(run: Run, tmp_path: Path) -> None:
+def test_collections_of_another_embedding_space_are_named(run: Run, tmp_path: Path) -> None:
     """Also where it can read others: a small collection that was migrated hides none."""
     services = build_services(Settings(data_dir=tmp_path / "data"))
     ours, dimension = services.pack.embedding_space, services.pack.recogniser.dimension
@@ -123,7 +123,8 @@ def test_collections_that_the_pack_cannot_read_are_named(run: Run, tmp_path: Pat
     store_person(store, "other", "ada", None, [NewTemplate(vectors[0, :size], "1")])
     said = warned(services)
     assert said is not None
-    assert f"{ours} and cannot read the faces of these collections: other (1 faces of an" in said
+    assert f"is {ours}. The faces of these collections are of another one" in said
+    assert ": other (faces: 1, an" in said
     assert said.endswith(f"likeness models migrate other --to {services.pack.name}")
     store.collections.create("ours", ours, dimension, {})
     enroll_person(services.gallery, "ours", "bob", None, [NewTemplate(vectors[0], "1")])
@@ -137,13 +138,13 @@ def test_collections_that_the_pack_cannot_read_are_named(run: Run, tmp_path: Pat
         )
     said = warned(services)
     assert said is not None
-    assert f": default (2 faces of {former}, made by default-1.0), other (1 faces of an" in said
+    assert f": default (faces: 2, {former}, made by default-1.0), other (faces: 1, an" in said
     services.close()
     doctor = run("doctor")
     assert doctor.exit_code == 0, doctor.output
     assert one_line(said) in one_line(doctor.stderr)
     shown = one_line(doctor.stdout)
-    assert f"default: 2 faces, not checked: they are of the embedding space {former}" in shown
+    assert f"default: not checked: its faces (2) are of the embedding space {former}" in shown
     assert "ours: 1 templates, the index equals the database" in shown
     assert "No fault was found in what was checked. Not checked: the faces of default, other." in (
         shown

@@ -1,4 +1,4 @@
-"""A zip file with a pack's networks, from outside: nothing in it is believed."""
+"""A zip file with a pack's networks, from an untrusted source: its names and sizes are checked."""
 
 import lzma
 import shutil

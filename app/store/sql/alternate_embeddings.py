@@ -23,7 +23,7 @@ from app.encryption.embeddings import face_context
 from app.errors import DamagedData, EncryptionKeyMissing, NotReembedded
 from app.index.port import Templates
 from app.store.database import Database
-from app.store.pack_scales import require_portable_policy
+from app.store.pack_specific_policy import require_no_pack_specific_values
 from app.store.records import (
     AlternateEmbedding,
     AlternateEmbeddingState,
@@ -192,12 +192,12 @@ class AlternateEmbeddingStore:
     ) -> CollectionRecord:
         """Switch a collection to another space in one transaction: its embeddings and the
         alternate embeddings of that space change places. Raises NotReembedded unless all have one,
-        and Conflict as `require_portable_policy`."""
+        and Conflict as `require_no_pack_specific_values`."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             if collection.embedding_space == embedding_space:
                 return collection
-            require_portable_policy(collection, same_quality=same_quality)
+            require_no_pack_specific_values(collection, same_quality=same_quality)
             note(connection, "collection.migrated", collection.name, to=embedding_space)
             mine = templates.c.collection == collection.key
             lacking = connection.execute(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from app.store.database import Database
 
 NOTES = "likeness.audit"
-Search = tuple[int | None, JsonObject]  # of one face: the number of who was found, and details
+Search = tuple[int | None, JsonObject]  # of one face: the number of the person found, and details
 PAGE = 5000
 PAGE_BYTES = 512 * 1024  # of a page for a client: 1,000 ordinary entries have 300 kB
 BEFORE_ALL = -(2**63)  # a forged entry may have any number
@@ -246,7 +246,7 @@ class AuditStore:
     def record_searches(
         self, collection: CollectionRecord, action: str, searches: Sequence[Search]
     ) -> None:
-        """Append an entry for each searched face: the person who was answered, and details."""
+        """Append an entry for each searched face: the person in the answer, and details."""
         with self._database.writing() as connection:
             for number, details in searches:
                 note(connection, action, collection.name, number, **details)

@@ -35,7 +35,7 @@ PAGE = 100
 
 def _changed(before: JsonObject, after: JsonObject) -> JsonObject:
     """The members of a policy that were changed, for the audit log: their names, and their values
-    before and after; null where there was or is none."""
+    before and after; null: not set."""
     names = sorted({name for name in {*before, *after} if before.get(name) != after.get(name)})
     if not names:
         return {}

@@ -9,7 +9,7 @@ from app.store.records import CollectionRecord
 GATES = ("identify_gate", "verify_gate", "enroll_gate")
 
 
-def require_portable_policy(collection: CollectionRecord, *, same_quality: bool) -> None:
+def require_no_pack_specific_values(collection: CollectionRecord, *, same_quality: bool) -> None:
     """Raise Conflict if the collection's policy has values that would decide otherwise in another
     embedding space: a threshold, a `min_embedding_norm`, and a `min_quality_score` unless the new
     pack has the same quality network."""
