@@ -1,6 +1,6 @@
 """What a search of the gallery finds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from app.errors import StoreUnavailable
@@ -76,17 +76,17 @@ class SearchQuery:
     def candidates(
         self,
         index: PersonSearch,
-        faces_of: Callable[[Sequence[int]], Mapping[int, FaceName]],
+        faces_of: Callable[[Sequence[int]], tuple[Mapping[int, FaceName], Set[int]]],
         comparator: Comparator,
-    ) -> list[list[Candidate]]:
-        """Those of each probe, best first, without persons of whom `faces_of` gives no face for a
-        template key."""
+    ) -> tuple[list[list[Candidate]], bool]:
+        """Those of each probe, best first, and whether the search is outdated. `faces_of` gives for
+        template keys the faces to name, and the keys whose faces have been moved or deleted."""
         wanted = self.top_k + 1
         while True:
             rows = index.search_persons(self.probes, wanted, self.allowed, comparator, self.score)
-            faces = faces_of([hit.template_key for row in rows for hit in row])
+            faces, gone = faces_of([hit.template_key for row in rows for hit in row])
             if wanted >= MOST_NEAREST or not may_lack_candidates(rows, faces, wanted, self.top_k):
-                return [candidates_of(row, faces, self.top_k) for row in rows]
+                return [candidates_of(row, faces, self.top_k) for row in rows], bool(gone)
             wanted = min(4 * wanted, MOST_NEAREST)  # instead of persons whose consent has ended
 
 

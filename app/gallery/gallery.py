@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -19,7 +20,6 @@ from app.store.records import (
     CollectionRecord,
     DeletionCounts,
     Erasure,
-    FaceName,
     FaceRecord,
     PersonEnrollment,
     PersonRecord,
@@ -151,18 +151,10 @@ class Gallery:
     def _found(
         self, index: PersonSearch, record: CollectionRecord, query: SearchQuery
     ) -> SearchResult:
-        templates, gone = self.store.templates, set[int]()
-
-        def names(keys: Sequence[int]) -> Mapping[int, FaceName]:
-            found = templates.matchable(record, keys)
-            missing = [key for key in keys if key not in found]
-            if missing:  # moved or deleted, or their persons' consent has ended
-                gone.update(set(missing) - templates.by_key(missing).keys())
-            return found
-
-        rows = query.candidates(index, names, self.comparator)
+        faces_of = partial(self.store.templates.matchable, record)
+        rows, outdated = query.candidates(index, faces_of, self.comparator)
         searched = index.extent(query.allowed).scored_by(query.score)
-        return SearchResult(rows, searched, self._likeness(index, query.allowed), bool(gone))
+        return SearchResult(rows, searched, self._likeness(index, query.allowed), outdated)
 
     def _likeness(self, index: PersonSearch, allowed: Ids | None = None) -> float | None:
         """None where no direction keeps degraded faces apart: they would look like one group."""

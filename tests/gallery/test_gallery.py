@@ -313,6 +313,7 @@ def test_an_enrollment_does_not_wait_for_an_index_that_is_being_closed(
 def test_any_number_of_faces_is_named(gallery: Gallery, directions: Draw, count: int) -> None:
     stored = enroll(gallery, "first", directions(count))
     names = {one.face.template_key: one.face.face_id for one in stored}
-    found = gallery.store.templates.matchable(gallery.require("default"), [*names, 10**9])
+    found, gone = gallery.store.templates.matchable(gallery.require("default"), [*names, 10**9])
     assert {key: one.face_id for key, one in found.items()} == names
-    assert gallery.store.templates.matchable(gallery.require("default"), []) == {}
+    assert gone == {10**9}
+    assert gallery.store.templates.matchable(gallery.require("default"), []) == ({}, set())

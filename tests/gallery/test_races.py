@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, repeat
 from typing import Any
@@ -267,7 +267,7 @@ def test_a_search_finds_whose_face_is_changed_before_its_name_is_read(
 
     def change_first(
         store: TemplateStore, record: CollectionRecord, keys: Sequence[int]
-    ) -> Mapping[int, FaceName]:
+    ) -> tuple[Mapping[int, FaceName], Set[int]]:
         if not changed:
             changed.append(1)
             CHANGES[change](gallery.store, faces[0].face.face_id)
@@ -293,7 +293,7 @@ def moving(monkeypatch: pytest.MonkeyPatch, times: int, move: Callable[[], None]
 
     def move_first(
         store: TemplateStore, record: CollectionRecord, keys: Sequence[int]
-    ) -> Mapping[int, FaceName]:
+    ) -> tuple[Mapping[int, FaceName], Set[int]]:
         readings.append(1)
         if len(readings) <= times:
             move()

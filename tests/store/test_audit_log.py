@@ -329,8 +329,9 @@ def test_a_search_names_who_was_answered_and_not_who_has_the_face_now(store: Sto
     new = [template(np.eye(16, dtype=np.float32)[0], "a")]
     (stored,) = store_person(store, "default", "bob", None, new)
     bob = store.persons.get("default", "bob")
+    names, _ = store.templates.matchable(record, [stored.face.template_key])
     for face in (
-        store.templates.matchable(record, [stored.face.template_key])[stored.face.template_key],
+        names[stored.face.template_key],
         store.templates.get("default", stored.face.face_id),
         store.templates.by_key([stored.face.template_key])[stored.face.template_key],
         stored.face,

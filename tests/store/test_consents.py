@@ -229,7 +229,8 @@ def test_a_withdrawn_one_is_found_by_the_rule_at_once(strict: Store) -> None:
     assert strict.retention.expired("staff", rule, 9) == ["ada"]
     faces = strict.templates.page("staff", None, None, 9).items
     keys = [one.template_key for one in faces]
-    assert strict.templates.matchable(strict.collections.get("staff"), keys) == {}
+    found, gone = strict.templates.matchable(strict.collections.get("staff"), [*keys, 10**9])
+    assert (found, gone) == ({}, {10**9})
     assert list(strict.templates.by_key(keys)) == keys
     strict.retention.delete_expired("staff", ["ada", "bob"], lambda _: rule)
     assert [one.person_id for one in strict.persons.page("staff", None, 9).items] == ["bob"]

@@ -1,7 +1,7 @@
 """Templates in SQL: enrollment, and the faces that clients see of them."""
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -72,7 +72,9 @@ def _by_keys(query: Select[Any]) -> dict[int, Statement]:
 
 # Made once: they are part of every search.
 _NAMES = _by_keys(_NAME)
-_CONSENTING = _by_keys(_NAME.where(~without_consent(bindparam("now"))))
+_NAMES_AND_CONSENTS = _by_keys(
+    _NAME.add_columns(without_consent(bindparam("now")).label("consent_ended"))
+)
 
 
 def _parts(
@@ -172,17 +174,19 @@ class TemplateStore:
 
     def matchable(
         self, collection: CollectionRecord, keys: Sequence[int]
-    ) -> Mapping[int, FaceName]:
-        """What names the faces of template keys, as `by_key`; without those of persons whose
-        consent has ended if the collection needs one."""
+    ) -> tuple[Mapping[int, FaceName], Set[int]]:
+        """What names the faces of template keys, without those of persons whose consent has ended
+        if the collection needs one; and the keys whose faces have been moved or deleted."""
         consenting = needs_consent(collection)
         values = {"now": self._database.clock()} if consenting else {}
-        found: dict[int, FaceName] = {}
+        found, gone = dict[int, FaceName](), set(keys)
         with self._database.reading_once() as connection:
-            for some, query in _parts(keys, _CONSENTING if consenting else _NAMES):
+            for some, query in _parts(keys, _NAMES_AND_CONSENTS if consenting else _NAMES):
                 for row in query.rows(connection, values | some):
-                    found[row.id] = FaceName(row.id, row.person, row.face_id, row.person_id)
-        return found
+                    gone.discard(row.id)
+                    if not (consenting and row.consent_ended):
+                        found[row.id] = FaceName(row.id, row.person, row.face_id, row.person_id)
+        return found, gone
 
 
 @dataclass(frozen=True, slots=True)
