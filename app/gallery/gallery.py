@@ -307,13 +307,13 @@ class Gallery:
         self._indexes.prepare()
 
     def run_maintenance(self) -> None:
-        """One round of maintenance: follow what other processes changed, encode, compact, save
-        snapshots.
-
-        Called once a second by one thread, beside searches and writes.
-        """
-        self._indexes.run_maintenance()
-        self.store.database.eraser.retry()
+        """One round of maintenance, called once a second by one thread beside searches and writes:
+        follow what other processes changed, encode, compact, save snapshots. Repeats a pending
+        erasure, also if an index fails; raises its error."""
+        try:
+            self._indexes.run_maintenance()
+        finally:
+            self.store.database.eraser.retry()
 
     def check_index(self, collection: str) -> IndexCheck:
         """Compare the collection's index, and its snapshot, with the database. Raises as `require`

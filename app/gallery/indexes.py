@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TypeVar
 
 from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, StoreUnavailable
 from app.gallery.replica import Replica, position_of
@@ -12,6 +13,8 @@ from app.index.port import PersonSearch, Position, SearchIndex
 from app.store.records import CollectionMark, CollectionRecord, EnrolledTogether, Erasure
 from app.store.store import Store
 from app.telemetry.logs import log
+
+T = TypeVar("T")
 
 
 class Indexes:
@@ -162,10 +165,15 @@ class Indexes:
             self._followed = None
             self.replicas.save_soon()
         self._owned = owned
+        _for_each((self._follow_changes, self._maintain_all), lambda step: step())
+
+    def _follow_changes(self) -> None:
         state = self._collections.state()
         if state != self._followed:
             self._follow_all()
             self._followed = state
+
+    def _maintain_all(self) -> None:
         _for_each(self.replicas.unsettled(), self._maintain)
 
     def _maintain(self, key: int) -> None:
@@ -221,13 +229,13 @@ class Indexes:
         self._catalog.release()
 
 
-def _for_each(keys: Iterable[int], work: Callable[[int], None]) -> None:
-    """Do the work for each collection, also after one whose work fails; raise the first error."""
+def _for_each(items: Iterable[T], work: Callable[[T], None]) -> None:
+    """Do the work for each item, also after one whose work fails; raise the first error."""
     failed: Exception | None = None
-    for key in keys:
+    for item in items:
         try:
             with suppress(CollectionNotFound, EmbeddingSpaceMismatch):
-                work(key)
+                work(item)
         except StoreUnavailable:  # as it would be for the others
             raise
         except Exception as error:  # noqa: BLE001 (it is raised)

@@ -11,6 +11,7 @@ import pytest
 from app.encryption.ring import KeyRing
 from app.errors import CollectionNotFound, DamagedData, EncryptionKeyMissing, PersonNotFound
 from app.gallery.gallery import Gallery
+from app.gallery.indexes import Indexes
 from app.gallery.replica import Replica
 from app.index.certified.rows import IndexShape
 from app.index.factory import IndexFactory
@@ -19,6 +20,7 @@ from app.store.schema import migrate
 from app.store.sql.collections import CollectionStore
 from app.store.store import Store
 from tests.gallery.conftest import open_engine, template
+from tests.gallery.test_erasing import long_reader
 from tests.index.conftest import Vectors, unit
 from tests.index.test_snapshot import KEY, on_disk
 from tests.writing import delete_collection, delete_person, enroll_person
@@ -460,9 +462,28 @@ def test_maintenance_of_one_index_that_fails_keeps_no_other_from_it(
         for key, replica in gallery._replicas.items()
     }
     assert {name: sizes[name] for name in "abcd"} == {"a": 19, "b": 20, "c": 19, "d": 19}
+    assert all(one._maintained == one.index.position for one in gallery._replicas.values())
     monkeypatch.undo()
     gallery.run_maintenance()
     assert gallery.check_index("b").clean
+
+
+def test_an_index_that_fails_keeps_no_pending_erasure_from_being_repeated(
+    open_gallery: Open, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = open_gallery(limit=100_000_000)
+    vectors = fill(gallery, "a", 20)
+    with long_reader(database):
+        assert delete_person(gallery, "a", "p3").erased is Erasure.PENDING
+
+    def fails(_indexes: Indexes) -> None:
+        raise DamagedData("The embedding of a template is damaged.")
+
+    monkeypatch.setattr(Indexes, "_follow_all", fails)
+    with pytest.raises(DamagedData):
+        gallery.run_maintenance()
+    assert gallery.store.database.eraser.pending_s() == 0
+    assert vectors[3].tobytes() not in on_disk(database.parent)
 
 
 def test_a_deletion_is_answered_if_its_index_cannot_be_read(
