@@ -5,6 +5,7 @@ find a scan than these two bytes, which no coded data can hold.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _START_OF_SCAN = b"\xff\xda"
@@ -12,6 +13,11 @@ END_OF_IMAGE = b"\xff\xd9"
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 # The longest metadata that a camera splits into segments (64 KiB each) takes some hundred.
 MAX_SEGMENTS = 4_096
+# Ten are usual. In the largest file that is accepted, bytes of a film behind the photo look like a
+# few hundred more.
+MAX_SCANS = 16_384
+# Components of one scan (T.81, B.2.3).
+_MOST_IN_SCAN = 4
 # Bytes that fill up the space between two segments.
 MAX_FILL = 4_096
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
@@ -96,16 +102,37 @@ def has_several_scans(data: bytes, frame: Frame) -> bool:
     return frame.progressive or not in_scan or in_scan[0] < frame.components
 
 
+class TooManyScans(ValueError):
+    """The file has more scans than any camera or program writes, however small they are."""
+
+
+def _scans(data: bytes, frame: Frame) -> Iterator[tuple[bytes, bytes]]:
+    """Of each scan the identifiers of its components, and the three bytes that say which part of
+    them it has. Raises TooManyScans after MAX_SCANS."""
+    at = frame.first_scan
+    for _ in range(MAX_SCANS):
+        count = min(_MOST_IN_SCAN, (data[at + 4 : at + 5] or b"\0")[0])
+        behind = at + 5 + 2 * count
+        yield data[at + 5 : behind : 2], data[behind : behind + 3]
+        at = data.find(_START_OF_SCAN, at + 2)
+        if at < 0:
+            return
+    raise TooManyScans
+
+
 def count_scanned_samples(data: bytes, frame: Frame, enough: int) -> int:
-    """Samples that the decoder walks over in all scans; counting ends once there are `enough`."""
+    """Samples that the decoder walks over in all scans; counting ends once there are `enough`, and
+    more than MAX_SCANS scans are enough."""
     if not has_several_scans(data, frame):
         return frame.samples
-    total, at = 0, frame.first_scan
-    while at >= 0 and total < enough:
-        names = data[at + 5 : at + 5 + 2 * min(4, (data[at + 4 : at + 5] or b"\0")[0]) : 2]
-        scanned = sum(frame.areas.get(name, 0) for name in set(names))
-        total += scanned or frame.samples
-        at = data.find(_START_OF_SCAN, at + 2)
+    total = 0
+    try:
+        for names, _ in _scans(data, frame):
+            total += sum(frame.areas.get(name, 0) for name in set(names)) or frame.samples
+            if total >= enough:
+                break
+    except TooManyScans:
+        return enough
     return total
 
 
@@ -128,24 +155,22 @@ def ends(data: bytes) -> bool:
 def is_complete(data: bytes) -> bool:
     """Whether the scans there are hold every bit of every coefficient (T.81, G.1.1).
 
-    The last of them may still be cut. False where the header cannot be read.
+    The last of them may still be cut. False where the header cannot be read, or the scans are too
+    many.
     """
     try:
         frame = read_frame(data)
-    except TooManySegments:
+        return frame is not None and not _missing(data, frame)
+    except (TooManySegments, TooManyScans):
         return False
-    if frame is None:
-        return False
+
+
+def _missing(data: bytes, frame: Frame) -> set[int]:
+    """The identifiers of components of which no scan has the last bit of some coefficient."""
     missing = {name: set(range(64)) for name in frame.areas}
-    at = frame.first_scan
-    while at >= 0:
-        count = (data[at + 4 : at + 5] or b"\0")[0]
-        behind = at + 5 + 2 * count
-        names, script = data[at + 5 : behind : 2], data[behind : behind + 3]
-        if not frame.progressive:
-            script = b"\0\x3f\0"
+    for names, stated in _scans(data, frame):
+        script = stated if frame.progressive else b"\0\x3f\0"
         if len(script) == 3 and script[2] & 15 == 0:
-            for name in names:
-                missing.get(name, set()).difference_update(range(script[0], script[1] + 1))
-        at = data.find(_START_OF_SCAN, at + 2)
-    return not any(missing.values())
+            for name in missing.keys() & names:
+                missing[name].difference_update(range(script[0], script[1] + 1))
+    return {name for name, left in missing.items() if left}

@@ -127,6 +127,7 @@ def _check_scans(data: bytes, frame: jpeg.Frame) -> None:
         raise damaged()
     if jpeg.count_scanned_samples(data, frame, MAX_SCANNED_SAMPLES) >= MAX_SCANNED_SAMPLES:
         raise ImageTooLarge(
-            "The JPEG has more scans than photos of its size have: together they walk over more "
-            f"than {MAX_SCANNED_SAMPLES:,} samples. Save it again, as a usual or a baseline JPEG."
+            "The JPEG has more scans than photos of its size have: more than "
+            f"{jpeg.MAX_SCANS:,}, or together they walk over more than {MAX_SCANNED_SAMPLES:,} "
+            "samples. Save it again, as a usual or a baseline JPEG."
         )

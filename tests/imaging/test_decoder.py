@@ -85,6 +85,13 @@ class TestWork:
         assert caught.value.status == 413
         assert not children()
 
+    def test_many_scans_of_a_single_pixel_are_refused_before_decoding(
+        self, photos: PhotoDecoder
+    ) -> None:
+        pixel = saved("JPEG", 1, 1, progressive=True)
+        with pytest.raises(ImageTooLarge, match="more than 16,384, or together"):
+            photos.decode(pixel[:-2] + b"\xff\xda" * 16_384 + pixel[-2:])
+
     def test_a_usual_progressive_photo_is_not_suspicious(self) -> None:
         data = saved("JPEG", 640, 480, progressive=True, subsampling=0)
         header = read_header(data)

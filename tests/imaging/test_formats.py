@@ -9,9 +9,11 @@ from PIL import Image as PillowImage
 
 from app.imaging import estimate_memory, read_header, sniff_format
 from app.imaging.jpeg import (
+    MAX_SCANS,
     MAX_SEGMENTS,
     TooManySegments,
     count_scanned_samples,
+    is_complete,
     least_bytes,
     read_frame,
 )
@@ -113,6 +115,18 @@ class TestScans:
         scans = data[frame.first_scan : -2] * 50
         assert count_scanned_samples(data[:-2] + scans, frame, 10**12) == whole * 51
         assert count_scanned_samples(data[:-2] + scans, frame, whole) == whole
+
+    def test_the_number_of_scans_is_bounded_however_small_they_are(self) -> None:
+        """Each is read in Python."""
+        scans = b"\xff\xda" * MAX_SCANS
+        small = saved("JPEG", progressive=True) + scans
+        frame = read_frame(small)
+        assert frame is not None
+        assert count_scanned_samples(small, frame, 10**15) == 10**15
+        whole = saved("JPEG")[:-2]
+        assert is_complete(whole)
+        assert is_complete(whole + scans[:-2])
+        assert not is_complete(whole + scans)
 
     def test_subsampled_components_are_smaller(self) -> None:
         frame = read_frame(saved("JPEG", subsampling=2))
