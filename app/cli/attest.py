@@ -111,10 +111,16 @@ TargetFpir = Annotated[
     ),
 ]
 Noise = Annotated[
-    Path | None, typer.Option(help="Of a folder: CSV of known mistakes in the labels.")
+    Path | None,
+    typer.Option(
+        help="Of a folder: CSV of known mistakes in the labels, as for likeness evaluate."
+    ),
 ]
 FaceOption = Annotated[
-    FaceSelection, typer.Option(help="Of a folder: which face is used if a photo has several.")
+    FaceSelection,
+    typer.Option(
+        help="Of a folder: which face is used if a photo has several: only, largest or centre."
+    ),
 ]
 Strata = Annotated[
     bool,

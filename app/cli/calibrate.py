@@ -34,8 +34,8 @@ def calibrate(
         ),
     ] = False,
 ) -> None:
-    """Count error rates on a collection's own faces; where they are known well enough, thresholds
-    come from them from then on.
+    """Count error rates on a collection's own faces. From then on, thresholds come from these rates
+    wherever they are known well enough.
 
     A running service over the same database uses the new calibration at once.
     """

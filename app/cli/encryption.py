@@ -41,7 +41,8 @@ def status() -> None:
 @encryption_app.command()
 def rotate() -> None:
     """Bring everything under the first key that is given: plain embeddings are encrypted, and
-    persons' keys are wrapped again. The service may run meanwhile; run it again if it was ended."""
+    persons' data keys are wrapped again, by that key. The service may run meanwhile; if this
+    command was interrupted, run it again."""
     with _opened() as store:
         persons, failed = 0, 0
         for collection in list(store.collections.every()):

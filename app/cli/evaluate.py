@@ -107,11 +107,16 @@ ImageFolder = Annotated[
 ]
 PackName = Annotated[str | None, typer.Option(help="Name or folder; default: LIKENESS_PACK.")]
 FaceOption = Annotated[
-    FaceSelection, typer.Option(help="Which face is used if a photo has several.")
+    FaceSelection,
+    typer.Option(help="Which face is used if a photo has several: only, largest or centre."),
 ]
 LabelNoiseFile = Annotated[
     Path | None,
-    typer.Option(help="CSV of known mistakes in the labels (image,person_a,person_b)."),
+    typer.Option(
+        help="CSV of known mistakes in the labels, with the columns image,person_a,person_b: a row "
+        "has either the path of a photo within the folder, which is left out, or two folders of "
+        "one person."
+    ),
 ]
 AttributesFile = Annotated[
     Path | None, typer.Option(help="CSV of groups (person,<attribute>,…): figures for each.")

@@ -51,7 +51,12 @@ CollectionName = Annotated[
     str, typer.Option(help="Name of the collection; created if it does not exist.")
 ]
 FaceOption = Annotated[
-    FaceSelection, typer.Option(help="Which face is enrolled if a photo has several.")
+    FaceSelection,
+    typer.Option(
+        help="Which face is enrolled if a photo has several. only: it must be the only one, or the "
+        "photo is rejected (faces less than half as large are ignored); largest: the largest; "
+        "centre: the one nearest the centre."
+    ),
 ]
 Gate = Annotated[
     str | None,
@@ -68,15 +73,16 @@ Pattern = Annotated[
         help=(
             "Pattern of file names, or of paths if it contains /, with the person's id: "
             "{person_id}_*.jpg, {person_id}/**. * matches anything but /, ** matches "
-            "anything; at most three of them. Case does not matter."
+            "anything; at most three wildcards (* or **) in all. Case does not matter."
         )
     ),
 ]
 PersonFromOption = Annotated[
     PersonFrom | None,
     typer.Option(
-        help="Where the person's id is, if the source is ambiguous: the folder that contains "
-        "the photo, the first folder of its path, or (in a tar) a file beside it."
+        help="Where the person's id is, if the source is ambiguous. folder: in the name of the "
+        "folder that contains the photo; top-folder: in that of the first folder of its path; "
+        "json, cls or txt (in a tar): in the file with the same name and this extension."
     ),
 ]
 NamesEncoding = Annotated[
@@ -125,7 +131,11 @@ RowLimit = Annotated[
 ]
 SampleShare = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="Import this share of the rows; the same rows each time."),
+    typer.Option(
+        min=0,
+        max=1,
+        help="Import this share of the rows, such as 0.01; the same rows each time.",
+    ),
 ]
 ReportFile = Annotated[Path | None, typer.Option(help="Outcome of each row: .csv or .jsonl.")]
 AsJson = Annotated[

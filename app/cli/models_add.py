@@ -239,7 +239,8 @@ def pack_networks(
     source: NetworkSource = None,
     as_zip: AsZip = False,
 ) -> None:
-    """Write a pack: networks, pack.toml with their digests, calibration. `serve` runs it."""
+    """Write a pack: networks, pack.toml with their digests, calibration.
+    LIKENESS_PACK=FOLDER likeness serve uses it."""
     require_extra("lab", "Writing a pack", "onnx")
     from app.lab.packing.joined import described  # noqa: PLC0415
     from app.lab.packing.own import OwnNetworks, make_pack  # noqa: PLC0415
