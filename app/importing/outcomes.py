@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from app.disk import private_folder
-from app.errors import ConsentMissing, LikenessError, StoreUnavailable
+from app.errors import LikenessError, StoreUnavailable
 from app.importing.source_rows import MAX_PLACE, ImportSourceError, NotAPhoto, Row, printable
-from app.store.metadata import CONSENT_FORM
+from app.store.sql.consents import NoConsent
 
 # Longer names are cut off; a person id that long is refused anyway.
 MAX_NAME = 300
@@ -76,7 +76,7 @@ def rejection(row: Row, error: LikenessError) -> RowOutcome:
     """The outcome of a row that cannot be used."""
     result = RowResult.SKIPPED if isinstance(error, NotAPhoto) else RowResult.REJECTED
     detail = error.detail
-    if isinstance(error, ConsentMissing) and CONSENT_FORM in detail:
+    if isinstance(error, NoConsent):
         detail = f"{detail} {IN_A_TABLE}"
     return RowOutcome(row.place, row.person_id, result, error.code, detail)
 

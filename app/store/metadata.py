@@ -17,12 +17,6 @@ MAX_DEPTH = 32  # nested objects and arrays, including the outermost one
 MAX_MEMBERS = 1_000  # of one object
 MAX_FILTER_MEMBERS = 32
 MAX_INTEGER = 2**53 - 1  # JavaScript and other JSON readers round larger ones
-# What `sql.consents` requires of the member `consent`, as messages say it.
-CONSENT_FORM = (
-    'metadata.consent must be an object such as {"reference": "form 2026-0117", "expires": '
-    '"2029-11-26"}: reference is a text of 1 to 300 characters, expires is left out, or a date or '
-    'a time with its zone, and "withdrawn": true ends the consent.'
-)
 _MAX_PATH = 100
 _END = object()
 # What matters of a text to see whether it has a long number or an exponent: digits and letters e.

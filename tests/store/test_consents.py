@@ -10,7 +10,14 @@ from sqlalchemy import update
 from app.errors import ConsentMissing, InvalidRequest
 from app.gallery.retention import expiry_of
 from app.store.records import PersonTemplate
-from app.store.sql.consents import EARLIEST, WITHDRAWN, WITHOUT_END, consent_until, rebuild_consents
+from app.store.sql.consents import (
+    EARLIEST,
+    WITHDRAWN,
+    WITHOUT_END,
+    NoConsent,
+    consent_until,
+    rebuild_consents,
+)
 from app.store.sql.tables import persons
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, template
@@ -147,8 +154,8 @@ def test_rows_are_refused_one_by_one(strict: Store) -> None:
     assert strict.persons.page("staff", None, 9).items == [before]
     missing = [type(one) for one in strict.imports.refused("staff", rows)]
     answers = [type(one) for one in strict.imports.enroll("staff", rows, SPACE)]
-    assert missing == [type(None), ConsentMissing, ConsentMissing, type(None), type(None)]
-    assert answers == [str, ConsentMissing, ConsentMissing, str, type(None)]
+    assert missing == [type(None), NoConsent, NoConsent, type(None), type(None)]
+    assert answers == [str, NoConsent, NoConsent, str, type(None)]
     items = strict.persons.page("staff", None, 9).items
     assert [(one.person_id, one.templates) for one in items] == [("ada", 1), ("bob", 2)]
     assert strict.persons.get("staff", "ada").metadata == YEAR

@@ -24,7 +24,6 @@ from sqlalchemy import (
 )
 
 from app.errors import ConsentMissing
-from app.store.metadata import CONSENT_FORM as FORM
 from app.store.records import CollectionRecord
 from app.store.sql.audit_log import note
 from app.store.sql.lookups import aware
@@ -39,6 +38,15 @@ WITHDRAWN = datetime(1970, 1, 1, tzinfo=UTC)
 # Ends are between these: in the time zone of a PostgreSQL session none is beyond the years 1 to
 # 9999, which Python could not read.
 EARLIEST = WITHDRAWN + timedelta(days=1)
+FORM = (
+    'metadata.consent must be an object such as {"reference": "form 2026-0117", "expires": '
+    '"2029-11-26"}: reference is a text of 1 to 300 characters, expires is left out, or a date or '
+    'a time with its zone, and "withdrawn": true ends the consent.'
+)
+
+
+class NoConsent(ConsentMissing):
+    """There is no consent in this FORM, not even one that has ended or was withdrawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +159,7 @@ def require_consent(
         return
     if until is None:
         fault = _fault(metadata) or f"'{person_id}' has none"
-        raise ConsentMissing(
+        raise NoConsent(
             f"The collection '{collection.name}' needs the consent of each person, and {fault}. "
             f"{FORM}"
         )
@@ -191,7 +199,7 @@ def keep_consent(
     the one that was withdrawn."""
     after = consent_until(metadata)
     if after is None and needs_consent(collection):
-        raise ConsentMissing(
+        raise NoConsent(
             f"The collection '{collection.name}' needs the consent of each person, and "
             f"{_fault(metadata) or 'the metadata has none'}. {FORM} If the person has no consent, "
             "delete the person."
