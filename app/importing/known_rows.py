@@ -15,22 +15,23 @@ ALREADY = "already_enrolled"
 REPLACED = "The row's metadata differed from the person's and replaced it."
 
 
-def already(row: Row, detail: str = "") -> RowOutcome:
-    """The outcome of such a row."""
+def already(row: Row, *, replaced: bool = False) -> RowOutcome:
+    """The outcome of such a row; `replaced`: its metadata took the place of the person's."""
+    detail = REPLACED if replaced else ""
     return RowOutcome(row.place, row.person_id, RowResult.SKIPPED, ALREADY, detail)
 
 
-def known_person(store: Store, collection: str, row: Row) -> RowOutcome:
-    """Replace an existing person's metadata by the row's if they differ. Returns the outcome, whose
-    `detail` says whether it was replaced. Raises PersonNotFound and ConsentMissing."""
+def update_metadata(store: Store, collection: str, row: Row) -> bool:
+    """Replace an existing person's metadata by the row's if they differ. Returns whether they did.
+    Raises PersonNotFound and ConsentMissing."""
     if row.metadata is None:
-        return already(row)
+        return False
     stored = store.persons.get(collection, row.person_id).metadata
     # As texts: to Python, 1 equals true.
     if json.dumps(row.metadata, sort_keys=True) == json.dumps(dict(stored), sort_keys=True):
-        return already(row)
+        return False
     store.persons.update(collection, row.person_id, row.metadata)
-    return already(row, REPLACED)
+    return True
 
 
 def replace_metadata(store: Store, collection: str, rows: Sequence[Prepared]) -> list[Prepared]:
@@ -48,9 +49,8 @@ def replace_metadata(store: Store, collection: str, rows: Sequence[Prepared]) ->
         if one.template is not None:
             continue
         try:
-            outcome = known_person(store, collection, one.row)
-            if outcome.detail:
-                decided[place] = replace(one, outcome=outcome)
+            if update_metadata(store, collection, one.row):
+                decided[place] = replace(one, outcome=already(one.row, replaced=True))
         except PersonNotFound:  # deleted meanwhile
             continue
         except ConsentMissing as error:

@@ -17,7 +17,7 @@ from app.errors import ConsentMissing, InvalidRequest, LikenessError, PersonExis
 from app.imaging import check_crop
 from app.importing.checks import CONFLICT, ConflictChecker, Prepared, resembles, to_store
 from app.importing.in_flight import RowsInFlight
-from app.importing.known_rows import already, known_person, replace_metadata
+from app.importing.known_rows import already, replace_metadata, update_metadata
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Journal, OutcomeCallback, RowOutcome, RowResult, rejection
 from app.importing.source_rows import Row, content_of, storable
@@ -261,7 +261,7 @@ class LocalImport:
             try:
                 store.persons.create(name, row.person_id, row.metadata or {})
             except PersonExists:
-                return known_person(store, name, row)
+                return already(row, replaced=update_metadata(store, name, row))
         except ConsentMissing as error:
             return rejection(row, error)
         return RowOutcome(row.place, row.person_id, RowResult.ENROLLED)
