@@ -85,15 +85,7 @@ class RemoteImport:
         """`max_bytes`: larger photos are not sent; `key` is sent as a bearer token. Raises
         ImportSourceError if it cannot be one, or if `url` is no address of a server."""
         headers = {"Authorization": f"Bearer {sendable(key)}"} if key else {}
-        try:
-            if not re.match(r"https?://[^/]", url):
-                raise httpx.InvalidURL("it does not begin with http:// and a host")
-            base = httpx.URL(url.rstrip("/"))
-        except httpx.InvalidURL as error:
-            raise ImportSourceError(
-                f"'{url}' is not an address such as http://host:8000 (--url): {error}."
-            ) from error
-        self._client = httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT_S)
+        self._client = httpx.Client(base_url=_address(url), headers=headers, timeout=TIMEOUT_S)
         self._url = f"/v1/collections/{collection}"
         self.collection = collection
         self._options = options
@@ -217,7 +209,7 @@ class RemoteImport:
         part = under_way[0]
         ended = self._wait(part) if part.sent else {"state": ENDED_WELL}
         last = self._report_rows(part, on_outcome)
-        part.reported = len(part.rows)  # also if it ended before the last of them
+        part.reported = len(part.rows)  # none is left to `_end`, even if it ended before the last
         if ended["state"] == STOPPED or (self._stops_at_errors and part.has_refused()):
             raise ImportStopped(last)
         if ended["state"] != ENDED_WELL:
@@ -314,3 +306,16 @@ class RemoteImport:
             f"{self._client.base_url} did not answer in {ATTEMPTS} attempts: {reason} Run the "
             "import again later: what was enrolled is not done twice."
         )
+
+
+def _address(url: str) -> httpx.URL:
+    """The address of a server. Raises ImportSourceError if it cannot be one."""
+    reason = "it does not begin with http:// and a host"
+    if re.match(r"https?://[^/]", url):
+        try:
+            return httpx.URL(url.rstrip("/"))
+        except httpx.InvalidURL as error:
+            reason = str(error)
+    raise ImportSourceError(
+        f"'{url}' is not an address such as http://host:8000 (--url): {reason}."
+    )
