@@ -209,12 +209,18 @@ class RemoteImport:
         part = under_way[0]
         ended = self._wait(part) if part.sent else {"state": ENDED_WELL}
         last = self._report_rows(part, on_outcome)
-        part.reported = len(part.rows)  # none is left to `_end`, even if it ended before the last
+        reported, part.reported = part.reported, len(part.rows)  # `_end` reports none of the rest
         if ended["state"] == STOPPED or (self._stops_at_errors and part.has_refused()):
             raise ImportStopped(last)
         if ended["state"] != ENDED_WELL:
             detail = ended.get("detail") or f"the import was {ended['state']}."
             raise ImportSourceError(f"The server did not finish: {detail}")
+        if reported < len(part.rows):
+            raise ImportSourceError(
+                "The server imported all rows, but its report is damaged or ends before the "
+                f"outcome of {part.rows[reported].place}. Run the import again: what was enrolled "
+                "is not done twice."
+            )
         self._forget(under_way.popleft())
 
     def _report_rows(self, part: _Part, on_outcome: OutcomeCallback) -> str:
@@ -242,7 +248,7 @@ class RemoteImport:
         return job
 
     def _report(self, part: _Part) -> Iterator[RowOutcome]:
-        """The outcomes of the rows that were sent, in their order."""
+        """The outcomes of the rows that were sent, in their order, as far as they can be read."""
         answer = self._call("GET", f"{self._url}/imports/{part.import_id}/report")
         if answer.status_code == httpx.codes.NOT_FOUND:
             return  # it ended before its first row
@@ -252,7 +258,7 @@ class RemoteImport:
             try:
                 members = orjson.loads(line)
             except orjson.JSONDecodeError:
-                return  # cut off: the import says why it failed
+                return  # cut off or damaged
             yield RowOutcome(**{**members, "result": RowResult(members["result"])})
 
     def _cancel(self, part: _Part) -> None:
