@@ -70,7 +70,8 @@ class EncryptionStore:
         if ring is None:
             return
         with self._database.writing() as connection:
-            # One process after the other: several may start with a new key.
+            # One process after the other, each checking again what the others have recorded since:
+            # several may start with a new key.
             connection.execute(select(database.c.id).with_for_update())
             known = _known_fingerprints(connection)
             _refuse_other_keys(ring, known)
