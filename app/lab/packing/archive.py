@@ -55,18 +55,17 @@ def opened(
     path: Path,
     *,
     name: str | None = None,
-    maximum: int | None = None,
+    maximum: int = MAXIMUM_BYTES,
     advice: str = "Fetch or copy it again.",
 ) -> Iterator[PackArchive]:
     """The archive at a path, closed after the `with`; in errors it is called `name`. Raises
     PackError for what is no zip file, with `advice`, and for one that would unpack to more than
-    `maximum` bytes (None: MAXIMUM_BYTES)."""
+    `maximum` bytes."""
     name = name or str(path)
-    most = MAXIMUM_BYTES if maximum is None else maximum
     try:
         with _read(path, name, advice) as content:
             unpacked = sum(info.file_size for info in content.infolist())
-            if unpacked > most:
+            if unpacked > maximum:
                 raise PackError(f"{name} would unpack to {unpacked:,} bytes: refused.")
             files = {
                 PurePosixPath(info.filename).name: info
