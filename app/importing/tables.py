@@ -7,7 +7,7 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -256,6 +256,8 @@ def table_row(place: str, record: Mapping[str, Any], context: TableContext) -> R
         return Row(place, person_id, context.find(record[IMAGE]), metadata=metadata)
     except LikenessError as problem:
         return Row(place, person_id, problem=problem)
+    except RecursionError:  # far deeper than metadata may be
+        return Row(place, person_id, problem=ImportSourceError("The row is nested too deeply."))
 
 
 def _other_person(record: Mapping[str, Any]) -> str:
@@ -271,14 +273,11 @@ def _vector(value: Any) -> FloatArray:
     # NumPy would take texts, true and null for numbers.
     if isinstance(value, list) and any(isinstance(one, str | bool | None) for one in value):
         raise ImportSourceError("The embedding is not a list of numbers.")
-    try:
-        with np.errstate(over="ignore"):  # what is infinite then is refused as such
-            vector = np.asarray(value, np.float32)
-    except (TypeError, ValueError, OverflowError):
-        raise ImportSourceError("The embedding is not a list of numbers.") from None
-    if vector.ndim != 1:
-        raise ImportSourceError("The embedding is not a list of numbers.")
-    return vector
+    with suppress(TypeError, ValueError, OverflowError), np.errstate(over="ignore"):
+        vector = np.asarray(value, np.float32)  # what is infinite then is refused as such
+        if vector.ndim == 1:
+            return vector
+    raise ImportSourceError("The embedding is not a list of numbers.")
 
 
 def _jsonable(value: Any) -> Any:

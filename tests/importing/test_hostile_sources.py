@@ -321,6 +321,19 @@ def test_a_hostile_row_of_a_table_fails_alone(tmp_path: Path) -> None:
     assert found[11:] == [no_list] * 3
 
 
+def test_a_row_nested_too_deeply_is_refused_alone(tmp_path: Path) -> None:
+    """So deep that the parser still takes it."""
+    deep = "[" * 700 + "]" * 700
+    rows = [f'{{"person_id": "a", "embedding": [1], {one}}}' for one in (
+        f'"x": {deep}', f'"metadata": {{"x": {deep}}}', f'"metadata": "{deep}"', '"x": []',
+    )]  # fmt: skip
+    (tmp_path / "x.jsonl").write_text("\n".join(rows))
+    assert problems(read_all(tmp_path / "x.jsonl")) == [
+        "The row is nested too deeply.", "The row is nested too deeply.",
+        "metadata is not a JSON object.", "",
+    ]  # fmt: skip
+
+
 def test_bytes_that_are_no_utf_8_refuse_their_row(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(
         b'{"person_id": "J\xf6rg", "embedding": [1]}\n{"person_id": "ada", "embedding": [1]}\n'
