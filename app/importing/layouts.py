@@ -72,7 +72,10 @@ class NameDecoder:
 
     def text(self, raw: bytes) -> str:
         """The name; bytes that cannot be decoded become surrogates."""
-        return raw.decode(self._encoding or "utf-8", "surrogateescape")
+        try:
+            return raw.decode(self._encoding or "utf-8", "surrogateescape")
+        except UnicodeError:  # some encodings can refuse bytes that have no surrogates
+            return raw.decode("utf-8", "surrogateescape")
 
 
 def _is_utf8(raw: bytes) -> bool:

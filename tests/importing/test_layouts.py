@@ -229,6 +229,20 @@ def test_names_that_are_not_utf_8_refuse_their_rows(tmp_path: Path) -> None:
         read_all(folder, names_encoding="klingon")
 
 
+@pytest.mark.parametrize("encoding", ["idna", "iso2022_jp"])
+def test_a_name_that_its_encoding_refuses_is_that_of_one_row(tmp_path: Path, encoding: str) -> None:
+    """These do not give surrogates for all bytes that they cannot decode."""
+    name = b"\x1b$B\xf6r1"
+    folder = pack_folder(tmp_path / "x", {f"ann/{os.fsdecode(name)}.jpg": b"1", "ann/1.jpg": b"1"})
+    with tarfile.open(tmp_path / "y.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+        archive.add(folder, "people")
+    zipped = zip_of_bytes(tmp_path / "z", [b"ann/" + name + b".jpg", "ann/ö.jpg".encode("latin-1")])
+    for source in (folder, tmp_path / "y.tar", zipped):
+        rows = read_all(source, names_encoding=encoding, person_from=PersonFrom.FOLDER)
+        assert len(rows) == 2
+        assert any("is not UTF-8" in row.problem.detail for row in rows if row.problem)
+
+
 def zip_of_bytes(path: Path, names: list[bytes]) -> Path:
     """A zip whose names are these bytes, without the flag that says they are UTF-8."""
     marks = [f"{number:0{len(name)}d}".replace("0", "x") for number, name in enumerate(names, 1)]
