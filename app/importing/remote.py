@@ -22,6 +22,7 @@ from app.importing.outcomes import OutcomeCallback, RowOutcome, RowResult, rejec
 from app.importing.server_answers import accepted, detail_of, is_temporary, pause, sendable
 from app.importing.source_rows import ImportSourceError, Row, content_of, storable
 from app.importing.zips import Bundle, new_bundle
+from app.store.identifiers import new_collection_name
 
 ROWS_A_PART = 500
 BYTES_A_PART = 32 << 20
@@ -83,11 +84,12 @@ class RemoteImport:
         key: str | None = None,
     ) -> None:
         """`max_bytes`: larger photos are not sent; `key` is sent as a bearer token. Raises
-        ImportSourceError if it cannot be one, or if `url` is no address of a server."""
+        ImportSourceError if it cannot be one, or if `url` is no address of a server, and
+        InvalidRequest if no collection can have that name."""
         headers = {"Authorization": f"Bearer {sendable(key)}"} if key else {}
         self._client = httpx.Client(base_url=_address(url), headers=headers, timeout=TIMEOUT_S)
+        self.collection = new_collection_name(collection)
         self._url = f"/v1/collections/{collection}"
-        self.collection = collection
         self._options = options
         self._max_bytes = max_bytes
         self._space = ""

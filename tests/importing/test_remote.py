@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from app.decision.face_selection import FaceSelection
+from app.errors import InvalidRequest
 from app.importing import local
 from app.importing import remote as module
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
@@ -443,6 +444,12 @@ def test_why_a_server_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_address_that_is_none(url: str) -> None:
     with pytest.raises(ImportSourceError, match="is not an address such as http://host:8000"):
         RemoteImport(url, "default", ImportOptions(), 1_000)
+
+
+@pytest.mark.parametrize("name", ["default#x", "default?x", "default/imports", "..", ""])
+def test_a_name_that_would_change_the_path_of_the_calls(name: str) -> None:
+    with pytest.raises(InvalidRequest, match="The name of a collection must have"):
+        RemoteImport("http://127.0.0.1:9", name, ImportOptions(), 1_000)
 
 
 @pytest.mark.parametrize("key", ["lk_secret x", "lk_…secret", "lk_secret\r\nX: y"])
