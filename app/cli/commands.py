@@ -94,8 +94,9 @@ class LazyGroup(TyperGroup):
             self.add_command(TyperCommand(name, help=command.summary, callback=None))
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Run a command. One that fails with an error of the service ends with status 2 and the
-        error's sentence, without a traceback, even if its output cannot be written."""
+        """Run a command. One that fails with an error of the service, or because the system refuses
+        a path, ends with status 2 and the error's sentence, without a traceback, even if its output
+        cannot be written."""
         try:
             try:
                 return super().main(*args, **options)
@@ -106,6 +107,11 @@ class LazyGroup(TyperGroup):
 
             with clear_errors():
                 raise
+        except OSError as error:
+            from app.cli.console import clear_errors, refused_path  # noqa: PLC0415 (as above)
+
+            with clear_errors():
+                raise refused_path(error) from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The command to run and its arguments. Raises click's UsageError for an unknown name."""

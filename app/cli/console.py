@@ -49,6 +49,21 @@ def clear_errors() -> Iterator[None]:
         sys.exit(EXIT_CANNOT_START)
 
 
+class PathRefused(LikenessError):
+    """The system refuses a path that a command uses."""
+
+    code, title = "path_refused", "A file or folder cannot be used"
+
+
+def refused_path(error: OSError) -> Exception:
+    """The error of the system as one of the service; itself if it is not about a path."""
+    if error.filename is None:
+        return error
+    return PathRefused(
+        f"{error.filename}: {error.strerror}. Check the path, and what this user may do there."
+    )
+
+
 class ExtraNotInstalled(LikenessError):
     """A command needs packages that the service does not have."""
 

@@ -135,6 +135,29 @@ def test_evaluate_names_a_folder_that_is_not_there(run: Run, tmp_path: Path) -> 
     assert f"{tmp_path}/people does not exist; check the path." in answer.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("import", "NAME"),
+        ("import", "NAME", "--report", "report.csv"),
+        ("import", "table.csv", "--images", "NAME"),
+        ("evaluate", "NAME"),
+        ("models", "verify", "NAME"),
+    ],
+)
+def test_a_path_that_the_system_refuses_is_an_error_without_a_traceback(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.csv").write_text("person_id,image\n")
+    name = "a" * 300
+    answer = run(*(name if one == "NAME" else one for one in command))
+    assert answer.exit_code == 2
+    assert "A file or folder cannot be used." in answer.stderr
+    assert name in answer.stderr
+    assert "File name too long. Check the path" in answer.stderr
+
+
 def test_doctor_prints_paths_to_the_end(run: Run, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     run("migrate")
