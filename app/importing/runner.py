@@ -3,7 +3,6 @@
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from app.importing.outcomes import Counts, RowOutcome, RowResult, report_writer
 from app.importing.reading import reading
 from app.importing.retries import MOST_TRIES, Retries, described, is_temporary
 from app.importing.source_options import SourceOptions
+from app.importing.stop_check import ImportEnded, StopCheck
 from app.services import Services
 from app.store.actor import acting_as
 from app.store.records import CollectionRecord
@@ -25,41 +25,11 @@ from app.telemetry.logs import log
 # How often the process that runs imports looks for new jobs of other processes, checks whether the
 # running import was cancelled, and writes its progress.
 LOOK_EVERY_S = 0.5
-# The thread that imports holds Python's lock while it computes. If the system suspends it
-# then, the event loop waits. Linux may suspend a thread that has run for a few milliseconds; one
-# that rests before is rarely suspended.
-REST_EVERY_S, REST_S = 0.001, 0.0002
 # Rows that enrolled nobody and are listed in a report; more are only counted.
 MOST_WITHOUT = 100_000
 # Starts of an import during which the service died before anybody was enrolled.
 MOST_ATTEMPTS = 5
 TIDY_EVERY = timedelta(hours=1)
-
-
-class _Ended(Exception):
-    """The job was cancelled or forgotten, or the service stops."""
-
-
-class _Wanted:
-    """Checks whether a job should continue: a stop of the service at each call, a cancellation by
-    other processes a few times a second. Each row calls it, so the thread also rests here."""
-
-    def __init__(self, stopping: threading.Event, ask: Callable[[], None]) -> None:
-        self._stopping = stopping
-        self._ask = ask
-        self._asked_at = self._rested_at = time.monotonic()
-
-    def check(self) -> None:
-        """Raise _Ended if it should not."""
-        if self._stopping.is_set():
-            raise _Ended
-        now = time.monotonic()
-        if now - self._asked_at > LOOK_EVERY_S:
-            self._ask()
-            self._asked_at = time.monotonic()
-        if now - self._rested_at > REST_EVERY_S:
-            time.sleep(REST_S)
-            self._rested_at = time.monotonic()
 
 
 class ImportRunner:
@@ -258,7 +228,7 @@ class ImportRunner:
             )
         try:
             self._run(job, counts)
-        except _Ended:
+        except ImportEnded:
             return None if self._stopping.is_set() else JobState.CANCELLED, None
         except ImportStopped as reason:
             return JobState.STOPPED, reason.detail
@@ -308,42 +278,43 @@ class ImportRunner:
         )
         # Half of the cores unless set: requests need the others.
         workers = services.settings.import_workers or max(1, services.scheduler.workers // 2)
-        wanted = _Wanted(self._stopping, partial(self._share_progress, job, counts))
+        progress = partial(self._share_progress, job, counts)
+        stop = StopCheck(self._stopping, progress, LOOK_EVERY_S)
         memory = services.settings.import_reader_bytes
         archive = self._folder.archive(job)
         with (
             report_writer(self._folder.report(job), MOST_WITHOUT) as write,
-            reading(archive, given, memory, wanted.check) as reader,
+            reading(archive, given, memory, stop.check) as reader,
         ):
 
             def on_outcome(outcome: RowOutcome) -> None:
                 counts(outcome)
                 write(outcome)
-                wanted.check()
+                stop.rest()
 
             self._share_progress(job, counts, total=reader.total())
             running = LocalImport(services, record, job.options, workers, job.import_id)
-            running.run(reader.rows(), on_outcome)
+            running.run(stop.between(reader.rows()), on_outcome)
 
     def _collection_of(self, job: ImportJob) -> CollectionRecord:
-        """The collection of a job. Raises _Ended and forgets the job if it was deleted: one that
-        was created later has only the name in common."""
+        """The collection of a job. Raises ImportEnded and forgets the job if it was deleted: one
+        that was created later has only the name in common."""
         with suppress(CollectionNotFound):
             record = self._services.gallery.require(job.collection)
             if record.created_at <= job.created_at:
                 return record
         with self._folder.exclusive():
             self.forget(job)
-        raise _Ended
+        raise ImportEnded
 
     def _share_progress(self, job: ImportJob, counts: Counts, **progress: object) -> None:
-        """Write the progress of a job. Raises _Ended if the job was cancelled or forgotten."""
+        """Write the progress of a job. Raises ImportEnded if the job was cancelled or forgotten."""
         if counts.of(RowResult.ENROLLED):
             progress["attempts"] = 0  # there is progress, however often it is interrupted
         with self._folder.exclusive():
             now = self._folder.find(job.import_id)
             if now is None or now.cancelling:
-                raise _Ended
+                raise ImportEnded
             with suppress(OSError):  # on a full disk it is written later
                 members = {**progress, "counts": counts.members()}
                 self._folder.save(now.model_copy(update=members))

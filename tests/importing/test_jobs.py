@@ -17,6 +17,7 @@ from app.importing.job_folder import UNDER_WAY, ImportJob, JobFolder, JobState
 from app.importing.jobs import ImportJobs
 from app.importing.local import LocalImport
 from app.importing.options import UploadOptions
+from app.importing.outcomes import Counts, RowOutcome
 from app.services import build_services
 from app.settings import Settings
 from app.store.records import Erasure
@@ -307,6 +308,29 @@ def test_one_that_waits_is_cancelled_at_once(tmp_path: Path, archive: Path) -> N
         jobs.get("default", job.import_id)
     actions = [entry.members["action"] for entry in services.gallery.store.audit.latest(3)]
     assert sorted(actions) == ["import.cancelled", "import.created", "import.removed"]
+    services.close()
+
+
+def test_one_that_is_cancelled_reports_all_rows_that_it_stored(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows are stored together, and the import is cancelled as the first is reported."""
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.0)
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    jobs = ImportJobs(services)
+    job = queue(jobs, archive)
+    count = Counts.__call__
+
+    def counting(self: Counts, outcome: RowOutcome) -> None:
+        count(self, outcome)
+        jobs.cancel("default", job.import_id)
+
+    monkeypatch.setattr(Counts, "__call__", counting)
+    jobs.start()
+    until(lambda: jobs.get("default", job.import_id).state not in UNDER_WAY)
+    rows = jobs.report("default", job.import_id).read_text().splitlines()[1:]
+    assert len(rows) == services.gallery.size("default").templates == 2
+    jobs.stop()
     services.close()
 
 
