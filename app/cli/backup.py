@@ -7,14 +7,22 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
+from sqlalchemy import Engine
 
 from app.access.keys import audit_key
 from app.cli.console import err, read_settings, require_database, warn
 from app.cli.output import write_file
 from app.encryption.ring import KeyRing
-from app.errors import BackupError, EncryptionKeyError
+from app.errors import (
+    AccessKeyError,
+    BackupError,
+    EncryptionKeyError,
+    StoreFull,
+    StoreUnavailable,
+)
 from app.gallery.backup_bodies import Held, dump, load, verify
 from app.gallery.backup_stream import encrypted, opened, read_blocks, write_blocks
+from app.settings import Settings
 from app.store.records import EncryptionState
 from app.store.schema import opened_database
 from app.store.sql.encryption import EncryptionStore
@@ -49,6 +57,7 @@ def backup(
             _require_keys(encryption)
         if ring is None:
             warn(_readable(encryption.state()))
+        _note_backup(engine, settings)
         pieces = write_blocks(dump(engine))
         if ring is not None:
             pieces = encrypted(ring, pieces)
@@ -106,6 +115,15 @@ def _require_keys(encryption: EncryptionStore) -> None:
         raise EncryptionKeyError(
             f"{error.detail} Or give --plain: then the backup itself is not encrypted."
         ) from error
+
+
+def _note_backup(engine: Engine, settings: Settings) -> None:
+    """Write to the audit log that a backup is made. It is made also if that fails: it may be the
+    last copy of a database that cannot be written."""
+    try:
+        Store(engine, audit_key=audit_key(settings)).audit.record("backup.written")
+    except (AccessKeyError, StoreFull, StoreUnavailable) as error:
+        warn(f"The audit log has no entry of this backup: {error.detail}")
 
 
 def _readable(state: EncryptionState) -> str:

@@ -12,6 +12,7 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
+from app.access.keys import audit_key
 from app.cli.console import announce_new_database, err, out, read_settings, require_database, warn
 from app.cli.import_progress import ImportProgress, import_progress, summarise
 from app.cli.output import require_not_read
@@ -312,8 +313,9 @@ def export_collection(
     """
     settings = read_settings()
     url = require_database(settings).resolved_database_url
-    with opened_store(url, KeyRing.from_settings(settings)) as store:
+    with opened_store(url, KeyRing.from_settings(settings), audit_key(settings)) as store:
         record = store.collections.get(collection)
+        store.audit.record("collection.exported", record.name)
         total = store.collections.count(record).templates
         with Progress(BarColumn(), MofNCompleteColumn(), console=err, transient=True) as bar:
             task = bar.add_task("", total=total)

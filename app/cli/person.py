@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from app.access.keys import audit_key
 from app.cli.console import err, read_settings, require_database
 from app.cli.output import writing
 from app.disk import write_whole
 from app.encryption.ring import KeyRing
-from app.gallery.person_record import ELSEWHERE, held_data
+from app.gallery.person_record import ELSEWHERE, held_data, note_export
 from app.importing.job_folder import JobFolder
 from app.importing.reports import rows_about
 from app.store.identifiers import DEFAULT_COLLECTION
@@ -44,7 +45,7 @@ def export(
     Keep the folder as you keep photos."""
     settings = require_database(read_settings())
     ring = KeyRing.from_settings(settings)
-    with opened_store(settings.resolved_database_url, ring) as store:
+    with opened_store(settings.resolved_database_url, ring, audit_key(settings)) as store:
         record, crops = _record(store, collection, person_id)
         reports = JobFolder(settings.data_dir / "imports")
         rows, more = rows_about(reports, collection, record["person"]["person_id"])
@@ -93,6 +94,7 @@ def _record(
             )
         more = held.more
         after = held.faces[-1].template_key if held.faces else after
+    note_export(store, held, len(faces))
     person = held.person
     record = {
         "collection": collection,

@@ -32,6 +32,7 @@ class HeldData:
     and crops. `alternates`: the faces' embeddings in other spaces, by template key. `more`: whether
     there are more faces."""
 
+    collection: str
     person: PersonRecord
     consent: Consent | None
     embedding_space: str
@@ -57,6 +58,7 @@ def held_data(
     keys = [face.template_key for face in faces]
     entries, older = store.audit.history(collection, person.key, MOST_ENTRIES)
     held = HeldData(
+        record.name,
         person,
         consent_of(person.metadata),
         record.embedding_space,
@@ -72,3 +74,9 @@ def held_data(
     if store.persons.get(collection, person_id).key != person.key:
         raise PersonNotFound(f"The person '{person_id}' was deleted or renamed meanwhile.")
     return held
+
+
+def note_export(store: Store, held: HeldData, faces: int) -> None:
+    """Write to the audit log that so many faces of a person were copied, with their embeddings.
+    Raises StoreFull and StoreUnavailable: a copy that is not in the log must not be given."""
+    store.audit.record("person.exported", held.collection, held.person.key, faces=faces)

@@ -88,6 +88,8 @@ def test_what_an_answer_has(record: Any) -> None:
     assert [pair["other_id"] for pair in first["different_from"]] == ["twin"]
     actions = ["consent.recorded", "person.enrolled", "person.enrolled"]
     assert [one["action"] for one in first["history"]][:3] == actions
+    exported = second["history"][-1]
+    assert [exported["action"], exported["details"]] == ["person.exported", {"faces": 1}]
     (photo,), (given,) = first["faces"], second["faces"]
     assert base64.b64decode(photo["crop"]).startswith(b"\x89PNG")
     assert np.linalg.norm(photo["embedding"]) == pytest.approx(1, abs=1e-5)

@@ -40,6 +40,38 @@ def test_what_commands_did(folder: Path) -> None:
     assert "key.created" in runner.invoke(app, ["audit", "show", "--last", "1"]).stdout
 
 
+def test_copies_of_embeddings_are_in_the_log(folder: Path, tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{folder / 'likeness.db'}")
+    store.collections.create("staff", "es-1", 4, {})
+    store_person(store, "staff", "carol", None, [NewTemplate(np.ones(4, np.float32), "photo")])
+    number = store.persons.get("staff", "carol").key
+    for copied in (
+        ["person", "export", "carol", str(tmp_path / "carol"), "--collection", "staff"],
+        ["export", str(tmp_path / "staff.jsonl"), "--collection", "staff"],
+        ["backup", str(tmp_path / "backup")],
+    ):
+        assert runner.invoke(app, copied).exit_code == 0
+    shown = runner.invoke(app, ["audit", "show", "--json", "--last", "3"])
+    person, collection, backup = (json.loads(line) for line in shown.stdout.splitlines())
+    assert [person["action"], person["person"], person["details"]] == [
+        "person.exported", number, {"faces": 1},
+    ]  # fmt: skip
+    assert [collection["action"], collection["collection"]] == ["collection.exported", "staff"]
+    assert backup["action"] == "backup.written"
+    assert {one["actor"].split(":")[0] for one in (person, collection, backup)} == {"user"}
+    assert runner.invoke(app, ["audit", "verify"]).exit_code == 0
+
+
+def test_a_backup_is_made_also_if_the_log_cannot_have_an_entry(folder: Path) -> None:
+    (folder / "access-pepper").write_text("not a pepper")
+    made = runner.invoke(app, ["backup", str(folder / "backup")])
+    assert made.exit_code == 0
+    assert "audit log has no entry" in " ".join(made.stderr.split())
+    refused = runner.invoke(app, ["export", str(folder / "all.jsonl")])
+    assert refused.exit_code == 2
+    assert not (folder / "all.jsonl").exists()
+
+
 def test_a_log_that_is_whole_and_one_that_is_not(folder: Path) -> None:
     assert runner.invoke(app, ["audit", "verify"]).exit_code == 0
     exported = folder / "audit.jsonl"

@@ -17,8 +17,8 @@ from app.api.json_bodies import JsonRoute
 from app.api.problems import IN_COLLECTION, problems
 from app.api.responses import TIME, Cursor, Example, ListCursors, Listed, example_of
 from app.api.routers import GalleryRouter
-from app.errors import InvalidCursor, PersonNotFound
-from app.gallery.person_record import ELSEWHERE, HeldData, held_data
+from app.errors import InvalidCursor, PersonNotFound, StoreFull
+from app.gallery.person_record import ELSEWHERE, HeldData, held_data, note_export
 from app.store.records import AlternateEmbedding, ExportedTemplate, Page
 from app.store.sql.audit_log import AuditEntry
 from app.store.sql.consents import Consent
@@ -212,7 +212,8 @@ class PersonRecordAnswer(Listed):
 
 
 @router.get(
-    "/{person_id}/record", responses=problems(IN_COLLECTION, (PersonNotFound, InvalidCursor))
+    "/{person_id}/record",
+    responses=problems(IN_COLLECTION, (PersonNotFound, InvalidCursor, StoreFull)),
 )
 @needs(Scope.MANAGE)
 async def read_person_record(
@@ -231,6 +232,7 @@ async def read_person_record(
     after = min(int(key[:18]), 2**62)
 
     held = await context.read(held_data, context.store, collection, person_id, after, limit)
+    await context.write(note_export, context.store, held, len(held.faces))
     with client_watch() as check:
 
         def answer() -> PersonRecordAnswer:

@@ -238,10 +238,12 @@ class AuditStore:
     def __init__(self, database: "Database") -> None:
         self._database = database
 
-    def record(self, action: str, collection: str | None = None, **details: Any) -> None:
+    def record(
+        self, action: str, collection: str | None = None, person: int | None = None, **details: Any
+    ) -> None:
         """Append an entry about an event that changes nothing else in the database."""
         with self._database.writing() as connection:
-            note(connection, action, collection, **details)
+            note(connection, action, collection, person, **details)
 
     def record_searches(
         self, collection: CollectionRecord, action: str, searches: Sequence[Search]
