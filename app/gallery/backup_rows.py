@@ -29,6 +29,7 @@ TABLES: tuple[Table, ...] = (
     tables.encryption_keys,
     tables.persons,
     tables.declared_pairs,
+    tables.withdrawn_consents,
     tables.templates,
     tables.crops,
     tables.alternate_embeddings,

@@ -1,13 +1,15 @@
 """Collections that need the consent of each person."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import update
 
-from app.errors import ConsentMissing, InvalidRequest
+from app.errors import ConsentMissing, InvalidRequest, PersonExists, PersonNotFound
+from app.gallery.backup_bodies import dump, load
 from app.gallery.retention import expiry_of
 from app.store.records import PersonTemplate
 from app.store.sql.consents import (
@@ -20,7 +22,7 @@ from app.store.sql.consents import (
 )
 from app.store.sql.tables import persons
 from app.store.store import Store
-from tests.gallery.conftest import DIMENSION, SPACE, template
+from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
 from tests.writing import store_person
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -225,6 +227,75 @@ def test_a_list_that_is_sent_again_does_not_revive_a_withdrawn_one(strict: Store
     rows = [PersonTemplate("ada", metadata, NEW[0]) for metadata in (AGAIN, None)]
     assert strict.imports.enroll("staff", rows, SPACE) == [None, None]
     assert actions(strict).count("consent.recorded") == 2
+
+
+@pytest.mark.parametrize("end", ["consent_ended", "by_call", "renamed", "replaced", "by_another"])
+def test_a_withdrawn_one_is_remembered_when_the_metadata_has_it_no_more(
+    strict: Store, end: str
+) -> None:
+    """The list that is imported every night still has it."""
+    store_person(strict, "staff", "ada", YEAR, NEW)
+    store_person(strict, "staff", "bob", YEAR, [template(np.eye(DIMENSION)[1], "bob's photo")])
+    rule = expiry_of(strict.collections.get("staff"), NOW)
+    if end == "by_call":
+        strict.persons.delete("staff", "ada", "consent_withdrawn")
+    elif end == "by_another":
+        other = {"consent": {"reference": "letter of withdrawal", "withdrawn": True}}
+        strict.persons.update("staff", "ada", other)
+    else:
+        strict.persons.update("staff", "ada", GONE)
+    if end == "consent_ended":
+        strict.retention.delete_expired("staff", ["ada"], lambda _: rule)
+    elif end == "renamed":
+        strict.persons.update("staff", "ada", new_id="ada-2")
+    elif end == "replaced":
+        strict.persons.update("staff", "ada", AGAIN)
+
+    row = PersonTemplate("ada", YEAR, NEW[0])
+    refused = [
+        strict.imports.enroll("staff", [row], SPACE)[0], strict.imports.refused("staff", [row])[0]
+    ]  # fmt: skip
+    for call in (
+        lambda: store_person(strict, "staff", "ada", YEAR, NEW),
+        lambda: strict.persons.create("staff", "ada", YEAR),
+        lambda: strict.persons.update("staff", "ada", YEAR),
+    ):
+        try:
+            call()
+        except (ConsentMissing, PersonExists, PersonNotFound) as error:
+            refused.append(error)
+    assert len(refused) == 5
+    text = "'ada' has withdrawn the consent"
+    assert sum(isinstance(one, ConsentMissing) and text in one.detail for one in refused) >= 3
+    strict.imports.enroll("staff", [PersonTemplate("ada", AGAIN, NEW[0])], SPACE)
+    assert strict.persons.get("staff", "ada").consent_until == END
+    assert strict.persons.get("staff", "bob").consent_until == END
+
+
+def test_a_backup_has_what_is_remembered(strict: Store, tmp_path: Path) -> None:
+    strict.persons.create("staff", "ada", YEAR)
+    strict.persons.delete("staff", "ada", "consent_withdrawn")
+    other = open_store(f"sqlite:///{tmp_path / 'other.db'}")
+    load(other.database.engine, dump(strict.database.engine), replace=True)
+    other.database.clock = lambda: NOW
+    with pytest.raises(ConsentMissing, match="has withdrawn"):
+        other.persons.create("staff", "ada", YEAR)
+    other.persons.create("staff", "ada", AGAIN)
+    other.close()
+
+
+def test_an_ended_one_or_another_collection_s_is_not_remembered(strict: Store) -> None:
+    strict.collections.create("guests", SPACE, DIMENSION, {}, {"consent_required": True})
+    for collection in ("staff", "guests"):
+        strict.persons.create(collection, "ada", YEAR)
+    strict.persons.update("staff", "ada", GONE)
+    strict.persons.delete("staff", "ada")
+    strict.persons.delete("guests", "ada", "request_of_person")
+    strict.persons.create("guests", "ada", YEAR)
+    strict.persons.create("staff", "bob", YEAR)
+    strict.persons.update("staff", "bob", ENDED)
+    strict.persons.update("staff", "bob", YEAR)
+    assert strict.persons.get("staff", "bob").consent_until == END
 
 
 def test_a_withdrawn_one_is_found_by_the_rule_at_once(strict: Store) -> None:

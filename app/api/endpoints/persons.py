@@ -38,6 +38,7 @@ from app.errors import (
 from app.store.identifiers import MAX_PERSON_ID
 from app.store.metadata import problem_of
 from app.store.records import DeletionCounts, Page, PersonRecord
+from app.store.sql.consents import BY_WITHDRAWAL
 from app.types import JsonObject
 
 router = GalleryRouter(
@@ -83,7 +84,7 @@ class PersonUpdate(CallFields):
 class DeletionReason(StrEnum):
     """Why persons are deleted, for the audit log."""
 
-    CONSENT_WITHDRAWN = "consent_withdrawn"
+    CONSENT_WITHDRAWN = BY_WITHDRAWAL
     REQUEST_OF_PERSON = "request_of_person"
     NO_LONGER_NEEDED = "no_longer_needed"
 

@@ -157,6 +157,12 @@ CREATE TABLE audit_head (
 	PRIMARY KEY (id)
 );
 CREATE INDEX persons_by_consent ON persons (collection, consent_until);
+CREATE TABLE withdrawn_consents (
+	collection INTEGER NOT NULL,
+	digest BLOB NOT NULL,
+	PRIMARY KEY (collection, digest),
+	FOREIGN KEY(collection) REFERENCES collections (id) ON DELETE CASCADE
+);
 INSERT INTO "access_state" VALUES (0);
-INSERT INTO "alembic_version" VALUES ('0013');
+INSERT INTO "alembic_version" VALUES ('0014');
 INSERT INTO "audit_head" VALUES (1, 0, x'0000000000000000000000000000000000000000000000000000000000000000', NULL, NULL)

@@ -6,7 +6,7 @@ metadata is written, so that ended consents are found without reading all metada
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -24,13 +24,17 @@ from sqlalchemy import (
 )
 
 from app.errors import ConsentMissing
+from app.store.identifiers import composed
 from app.store.records import CollectionRecord
 from app.store.sql.audit_log import note
 from app.store.sql.lookups import aware
 from app.store.sql.tables import persons
+from app.store.sql.withdrawn import remember, remembered
 from app.types import JsonObject
 
 MEMBER = "consent"
+# A reason for which a person is deleted.
+BY_WITHDRAWAL = "consent_withdrawn"
 MAX_REFERENCE = 300
 MAX_SHOWN = 40
 WITHOUT_END = datetime(9999, 12, 31, tzinfo=UTC)
@@ -196,7 +200,7 @@ def keep_consent(
 ) -> None:
     """Store until when the consent in a person's new metadata is valid, and note a change of it.
     Raises ConsentMissing if the collection needs one and there is none, valid or ended, or if it is
-    the one that was withdrawn."""
+    one that was withdrawn."""
     after = consent_until(metadata)
     if after is None and needs_consent(collection):
         raise NoConsent(
@@ -204,34 +208,82 @@ def keep_consent(
             f"{_fault(metadata) or 'the metadata has none'}. {FORM} If the person has no consent, "
             "delete the person."
         )
-    query = select(persons.c.consent_until).where(persons.c.id == person)
-    stored = connection.execute(query).scalar_one()
-    before = None if stored is None else aware(stored)
+    query = select(persons.c.person_id, persons.c.metadata, persons.c.consent_until)
+    stored = connection.execute(query.where(persons.c.id == person)).one()
+    require_new_reference(connection, collection, stored.person_id, metadata)
+    old, new = consent_of(stored.metadata), consent_of(metadata)
+    if old is not None and needs_consent(collection):
+        ends = old.withdrawn or after == WITHDRAWN
+        if ends and (new is None or new.reference.strip() != old.reference.strip()):
+            remember(connection, collection, [(stored.person_id, old.reference)])
+    before = None if stored.consent_until is None else aware(stored.consent_until)
     if before == after:
         return
-    if before == WITHDRAWN:
-        require_new_reference(connection, collection, person, metadata)
     connection.execute(update(persons).where(persons.c.id == person).values(consent_until=after))
     note_consent(connection, collection.name, person, after)
 
 
 def require_new_reference(
-    connection: Connection, collection: CollectionRecord, person: int, metadata: JsonObject
+    connection: Connection, collection: CollectionRecord, person_id: str, metadata: JsonObject
 ) -> None:
-    """Raise ConsentMissing if the collection needs consents, and metadata has as valid the one that
-    the person withdrew: a list that is sent again does not know of that."""
+    """Raise the error of `withdrawn_before`, if there is one."""
+    for error in withdrawn_before(connection, collection, [(person_id, metadata)]).values():
+        raise error
+
+
+def withdrawn_before(
+    connection: Connection,
+    collection: CollectionRecord,
+    given: Sequence[tuple[str, JsonObject | None]],
+) -> dict[int, ConsentMissing]:
+    """The errors, by their place, of new metadata of persons that has as valid a consent which the
+    person withdrew: a list that is sent again does not know of that. None in a collection that
+    needs no consents."""
+    consents: dict[int, tuple[str, str]] = {}
+    for place, (person_id, metadata) in enumerate(given if needs_consent(collection) else ()):
+        new = None if metadata is None else consent_of(metadata)
+        if new is not None and not new.withdrawn:
+            consents[place] = composed(person_id), new.reference.strip()
+    if not consents:
+        return {}
+    query = select(persons.c.person_id, persons.c.metadata).where(
+        persons.c.collection == collection.key,
+        persons.c.person_id.in_({person_id for person_id, _ in consents.values()}),
+        persons.c.consent_until == WITHDRAWN,
+    )
+    withdrawn = remembered(connection, collection, set(consents.values()))
+    for row in connection.execute(query):
+        if (old := consent_of(row.metadata)) is not None:
+            withdrawn.add((row.person_id, old.reference.strip()))
+    return {
+        place: ConsentMissing(
+            f"'{one[0]}' has withdrawn the consent that metadata.consent.reference names. Send "
+            "metadata with a new consent, which has another reference, if there is one."
+        )
+        for place, one in consents.items()
+        if one in withdrawn
+    }
+
+
+def remember_withdrawn(
+    connection: Connection, collection: CollectionRecord, people: Mapping[int, str | None]
+) -> None:
+    """Remember the withdrawn consents of persons who are deleted or renamed, by their keys; also
+    those that end for the reason `consent_withdrawn`. Nothing in a collection that needs no
+    consents."""
     if not needs_consent(collection):
         return
-    query = select(persons.c.person_id, persons.c.metadata)
-    stored = connection.execute(query.where(persons.c.id == person)).one()
-    old, new = consent_of(stored.metadata), consent_of(metadata)
-    if old is None or new is None or new.withdrawn or not old.withdrawn:
-        return
-    if new.reference.strip() == old.reference.strip():
-        raise ConsentMissing(
-            f"'{stored.person_id}' has withdrawn the consent that metadata.consent.reference "
-            "names. Send metadata with a new consent, which has another reference, if there is one."
-        )
+    by_reason = [key for key, reason in people.items() if reason == BY_WITHDRAWAL]
+    query = select(persons.c.person_id, persons.c.metadata).where(
+        persons.c.id.in_(people),
+        or_(persons.c.consent_until == WITHDRAWN, persons.c.id.in_(by_reason)),
+    )
+    found = [
+        (row.person_id, consent.reference.strip())
+        for row in connection.execute(query)
+        if (consent := consent_of(row.metadata)) is not None
+    ]
+    remember(connection, collection, found)
 
 
 def note_consent(

@@ -20,11 +20,10 @@ from app.store.sql.audit_log import note_each
 from app.store.sql.changes import ADD, log_change
 from app.store.sql.collection_removal import free_face_ids
 from app.store.sql.consents import (
-    WITHDRAWN,
     consent_until,
     note_consent,
     require_consent,
-    require_new_reference,
+    withdrawn_before,
 )
 from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.lookups import aware, get_collection, lock_collection
@@ -255,7 +254,10 @@ class _People:
 
     def _refused(self, rows: Sequence[PersonTemplate]) -> dict[int, LikenessError]:
         own = [None if row.metadata is None else consent_until(row.metadata) for row in rows]
-        refused = self._withdrawn(rows)
+        given = [(row.person_id, row.metadata) for row in rows]
+        refused: dict[int, LikenessError] = {
+            **withdrawn_before(self.connection, self.collection, given)
+        }
         valid = {
             composed(row.person_id): until
             for place, (row, until) in enumerate(zip(rows, own, strict=True))
@@ -272,20 +274,6 @@ class _People:
             until = consents.get(person_id) if row.metadata is None else own[place]
             try:
                 require_consent(self.collection, row.person_id, until, self.now, row.metadata)
-            except ConsentMissing as error:
-                refused[place] = error.with_traceback(None)
-        return refused
-
-    def _withdrawn(self, rows: Sequence[PersonTemplate]) -> dict[int, LikenessError]:
-        """The errors of rows that have the consent that their person withdrew, by their place."""
-        refused: dict[int, LikenessError] = {}
-        for place, row in enumerate(rows):
-            person_id = composed(row.person_id)
-            if row.metadata is None or self._consents.get(person_id) != WITHDRAWN:
-                continue
-            person = self.keys[person_id]
-            try:
-                require_new_reference(self.connection, self.collection, person, row.metadata)
             except ConsentMissing as error:
                 refused[place] = error.with_traceback(None)
         return refused

@@ -14,7 +14,14 @@ from app.store.metadata import check_filter, check_metadata
 from app.store.records import CollectionRecord, DeletionCounts, Page, PersonRecord
 from app.store.sql.audit_log import note, note_each
 from app.store.sql.changes import REMOVE, log_change
-from app.store.sql.consents import consent_until, keep_consent, note_consent, require_consent
+from app.store.sql.consents import (
+    consent_until,
+    keep_consent,
+    note_consent,
+    remember_withdrawn,
+    require_consent,
+    require_new_reference,
+)
 from app.store.sql.lookups import (
     fetch_page,
     find_person,
@@ -130,6 +137,7 @@ class PersonStore:
                 f"A person with the id '{to}' exists in '{collection.name}' already; choose "
                 "another id, or merge the two persons."
             )
+        remember_withdrawn(connection, collection, {person.key: None})
         connection.execute(
             update(persons)
             .where(persons.c.id == person.key)
@@ -192,6 +200,7 @@ def delete_persons(
         keys.append(row.id)
         held[row.person] += 1
     log_change(connection, collection, REMOVE, keys, now)
+    remember_withdrawn(connection, collection, people)
     connection.execute(delete(persons).where(persons.c.id.in_(people)))
     gone = {
         person: {"templates": held[person]} | ({} if reason is None else {"reason": reason})
@@ -212,6 +221,7 @@ def insert_person(
     ConsentMissing if the collection needs a consent."""
     checked, until = dict(check_metadata(metadata)), consent_until(metadata)
     require_consent(collection, person_id, until, now, metadata)
+    require_new_reference(connection, collection, person_id, metadata)
     new = {
         "collection": collection.key,
         "person_id": new_person_id(person_id),

@@ -116,6 +116,14 @@ persons = Table(
     sqlite_autoincrement=True,
 )
 
+# What `sql.withdrawn` remembers of consents.
+withdrawn_consents = Table(
+    "withdrawn_consents",
+    metadata,
+    Column("collection", ForeignKey("collections.id", ondelete="CASCADE"), primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),
+)
+
 # Index of persons by metadata (`sql.terms`), derived from it and deleted with the person.
 metadata_terms = Table(
     "metadata_terms",
