@@ -145,7 +145,9 @@ def actions() -> Iterator[str]:
             continue
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                families = r"alternate_embeddings|calibration|collection|consent|crops|database"
+                families = (
+                    r"alternate_embeddings|backup|calibration|collection|consent|crops|database"
+                )
                 families += r"|encryption|face|import|key|log|metadata|pair|person"
                 if re.fullmatch(rf"(?:{families})\.[a-z_]+", node.value):
                     yield node.value
