@@ -34,6 +34,7 @@ from app.recognition.analysis import (
 from app.services import Services
 from app.store.records import CollectionRecord
 from app.store.sql.audit_log import AuditStore, Search
+from app.store.sql.lookups import bound_to
 from app.types import AnalysedImage, CooperativeTask, Face, FloatArray, JsonObject
 
 T = TypeVar("T")
@@ -159,8 +160,9 @@ class _Call(Generic[T]):
         if request.filter is not None:
             return probes, None
         began, query = time.perf_counter(), self._query(probes)
-        result = services.gallery.identify_at_once(record, query)
-        return probes, None if result is None else self._answer(probes, result, began)
+        with bound_to(record):
+            result = services.gallery.identify_at_once(record, query)
+            return probes, None if result is None else self._answer(probes, result, began)
 
     def probes(self, record: CollectionRecord, outcomes: Sequence[PhotoOutcome]) -> _Probes:
         """The faces of analysed photos. Raises InvalidRequest for too many."""
@@ -190,12 +192,15 @@ class _Call(Generic[T]):
         return self.search(self.probes(record, outcomes), began)
 
     def search(self, probes: _Probes, began: float) -> tuple[Identification, T]:
-        """The answer, and what `make` makes of it; the search began at that time."""
-        query = self._query(probes)
-        result = self.services.gallery.identify(
-            self.request.collection, query.probes, query.top_k, self.request.filter, query.score
-        )
-        return self._answer(probes, result, began)
+        """The answer, and what `make` makes of it; the search began at that time. Raises
+        CollectionNotFound if the collection was deleted meanwhile: another one of its name has
+        another policy."""
+        request, query = self.request, self._query(probes)
+        with bound_to(probes.record):
+            result = self.services.gallery.identify(
+                request.collection, query.probes, query.top_k, request.filter, query.score
+            )
+            return self._answer(probes, result, began)
 
     def _query(self, probes: _Probes) -> SearchQuery:
         request = self.request

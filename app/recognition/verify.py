@@ -35,6 +35,7 @@ from app.services import Services
 from app.store.records import CollectionRecord, PersonRecord
 from app.store.sql.audit_log import Search
 from app.store.sql.consents import needs_consent, require_consent
+from app.store.sql.lookups import bound_to
 from app.store.store import Store
 from app.types import AnalysedImage, CooperativeTask, Face, FloatArray
 
@@ -205,7 +206,13 @@ class _Call(Generic[T]):
 
     def decide(self, claim: _Claim, faces: Sequence[SelectedFace]) -> tuple[Verification, T]:
         """Compare the probe with the person or the reference, find the threshold, and decide. The
-        outcome, and what `make` returns for it."""
+        outcome, and what `make` returns for it. Raises CollectionNotFound if the collection was
+        deleted meanwhile: another one of its name has other people and another policy."""
+        with bound_to(claim.record):
+            answer = self._decided(claim, faces)
+            return answer, self.make(answer)
+
+    def _decided(self, claim: _Claim, faces: Sequence[SelectedFace]) -> Verification:
         services, request, record = self.services, self.request, claim.record
         vector = embedding_of(faces[0].face)
         nearest, size = None, ONE_COMPARISON
@@ -226,11 +233,10 @@ class _Call(Generic[T]):
         rejected = rejections is not None and rejections.rejects(faces[0].face, compared)
         if nearest is not None and reached and not rejected:
             doubt = _doubt(services, record, threshold, nearest, vector)
-        answer = Verification(
+        return Verification(
             faces[0], nearest, faces[1] if len(faces) > 1 else None, size, similarity, threshold,
             reached, doubt, rejected=rejected,
         )  # fmt: skip
-        return answer, self.make(answer)
 
     async def _one_face(self, photos: Sequence[bytes], *, liveness: bool) -> list[PhotoOutcome]:
         """The selected face of each photo, or why there is none."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -471,3 +471,40 @@ def test_a_consent_that_is_withdrawn_while_the_photo_is_analysed_counts(
     monkeypatch.setattr(services.gallery, "compare", withdrawn_first)
     with pytest.raises(ConsentMissing):
         verified(services, photo("obama"), VerifyRequest("consents", "obama"))
+
+
+@pytest.mark.parametrize("call", ["identify one", "identify two", "verify"])
+def test_a_collection_that_is_made_again_while_a_photo_is_analysed_is_another_one(
+    services: Services, photo: Photo, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Its people are not answered by the policy of the one that was deleted."""
+    name = f"made-again-{call.replace(' ', '-')}"
+
+    def make() -> None:
+        services.gallery.create_collection(name, {})
+        wanted = EnrollRequest(name, "obama", embeddings=[np.eye(1, 192)[0]])
+        asyncio.run(enroll(services, [], wanted, StageTimes()))
+
+    def make_again() -> None:
+        delete_collection(services.gallery, name)
+        make()
+
+    def made_again(face: Face) -> FloatArray:
+        monkeypatch.undo()
+        other = threading.Thread(target=make_again)
+        other.start()
+        other.join()
+        return embedding_of(face)
+
+    make()
+    module = verify_module if call == "verify" else identify_module
+    monkeypatch.setattr(module, "embedding_of", made_again)
+    data = [photo("obama"), photo("obama2")][: 2 if call == "identify two" else 1]
+    work: Coroutine[Any, Any, Any] = (
+        verify(services, data, VerifyRequest(name, "obama"), StageTimes(), id)
+        if call == "verify"
+        else identify(services, data, IdentifyRequest(name), StageTimes(), id)
+    )
+    with pytest.raises(CollectionNotFound):
+        asyncio.run(work)
+    assert services.gallery.has_person(name, "obama")
