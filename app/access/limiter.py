@@ -41,9 +41,11 @@ _Item = tuple[str, str | None]
 
 @dataclass(slots=True)
 class _Quota:
-    """Photos of one day that are reserved and not used, and those that nobody has reserved."""
+    """Photos of one day that are reserved and not used, under which limit they were reserved, and
+    those that nobody has reserved."""
 
     day: datetime
+    limit: int | None = None
     reserved: int = 0
     unreserved: int | None = None  # not known before the first reservation
     asked_at: float = -math.inf
@@ -155,7 +157,7 @@ class Limiter:
             if user.quota.day != self._today():
                 user.quota = _Quota(self._today())
             found = user.quota
-            if found.reserved >= count:
+            if found.reserved >= count and found.limit == quota:
                 return
             await self._shielded(self._reserve_more(key.limited_as, found, quota, count))
             # Another call may have used what was reserved; then reserve again while some is left.
@@ -197,6 +199,9 @@ class Limiter:
     async def _reserve_more(self, name: str, found: _Quota, quota: int, count: int) -> None:
         wanted = max(count, min(RESERVED_MOST, math.ceil(quota * RESERVED_SHARE)))
         async with found.reserving:
+            if found.limit != quota:
+                await self._begin_again(name, found)
+                found.limit = quota
             needed = count - found.reserved
             if needed <= 0 or self._is_used_up(found, count):
                 return
@@ -206,6 +211,17 @@ class Limiter:
             found.reserved += got
             found.unreserved = left
             found.asked_at = self._clock()
+
+    async def _begin_again(self, name: str, found: _Quota) -> None:
+        """Give back what was reserved under another limit, and look up again what is left."""
+        given, found.reserved = found.reserved, 0
+        if given:
+            try:
+                await self._write(self._usage.release, name, found.day.date(), given)
+            except BaseException:
+                found.reserved += given
+                raise
+        found.unreserved, found.asked_at = None, -math.inf
 
     def _today(self) -> datetime:
         return datetime.combine(self._now().astimezone(UTC).date(), time(), UTC)

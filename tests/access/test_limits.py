@@ -349,8 +349,21 @@ class TestQuota:
         asyncio.run(limiter.photos(key_with(clock, photos_per_day=10), 10))
         with pytest.raises(QuotaExceeded):
             asyncio.run(limiter.photos(key_with(clock, photos_per_day=10), 1))
-        clock.later(ASK_AGAIN_S)
         asyncio.run(limiter.photos(key_with(clock, photos_per_day=20), 10))
+
+    def test_a_quota_that_was_lowered(
+        self, limiter: Limiter, usage: UsageStore, clock: Clock
+    ) -> None:
+        """What was reserved under the old one is not sent, and is there when it is raised again."""
+        high, low = (key_with(clock, photos_per_day=quota) for quota in (100_000, 10))
+        asyncio.run(limiter.photos(high, 4))  # reserves 1,000
+        asyncio.run(limiter.photos(low, 6))
+        for count in (1, 5):
+            with pytest.raises(QuotaExceeded, match="10 photos a day and has 0 left"):
+                asyncio.run(limiter.photos(low, count))
+        asyncio.run(limiter.photos(high, 1))
+        limiter.release()
+        assert usage.reserve("entrance", clock.now.date(), 1, 99_999, 100_000)[0] == 99_989
 
     def test_a_database_that_is_away(self, usage: UsageStore, clock: Clock) -> None:
         async def away(*_: Any) -> Any:
