@@ -1,6 +1,7 @@
 """The error tree: every failure a caller can meet has a stable code and an HTTP status.
 
-Domain code raises these; only `app.api.problems` turns them into RFC 9457 problem documents.
+Domain code raises these; only `app.api.problems` turns them into RFC 9457 problem documents. Errors
+of one task that no call over HTTP meets, such as those of backups, are in its modules.
 """
 
 from collections.abc import Mapping
@@ -317,7 +318,7 @@ class NotReady(LikenessError):
     code, status, title = "not_ready", 503, "The service is not ready"
 
 
-# --- start-up and backups (never met over HTTP) ----------------------------------------------
+# --- start-up (never met over HTTP) ----------------------------------------------------------
 
 
 class StartupError(LikenessError):
@@ -334,14 +335,6 @@ class DeviceError(StartupError):
     code, title = "device_error", "The requested device cannot be used"
 
 
-class AddressError(StartupError):
-    code, title = "address_error", "The service cannot listen"
-
-
-class CertificateError(StartupError):
-    code, title = "certificate_error", "TLS cannot be served"
-
-
 class DatabaseError(StartupError):
     code, title = "database_error", "The database cannot be opened"
 
@@ -352,11 +345,3 @@ class AccessKeyError(StartupError):
 
 class EncryptionKeyError(StartupError):
     code, title = "encryption_key_error", "The encryption key cannot be used"
-
-
-class BackupError(LikenessError):
-    code, title = "backup_error", "Backup or restore failed"
-
-
-class BackupDamaged(BackupError):
-    code, title = "backup_damaged", "The backup cannot be used"

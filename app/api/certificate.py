@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.errors import CertificateError
+from app.errors import StartupError
 from app.settings import Settings
 from app.telemetry.logs import log
 
@@ -33,6 +33,10 @@ PEM_PARTS = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*?(CERTIFICATE|PRIVATE KEY)--
 # Of a file: when its content and its permissions were changed, its size, its number; None if it is
 # not there.
 Version = tuple[int, int, int, int] | None
+
+
+class CertificateError(StartupError):
+    code, title = "certificate_error", "TLS cannot be served"
 
 
 @dataclass(frozen=True, slots=True)

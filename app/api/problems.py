@@ -70,12 +70,11 @@ IN_SPACE = (*IN_COLLECTION, errors.EmbeddingSpaceMismatch)
 
 def problem_codes() -> list[str]:
     """Every code that a problem document can carry, sorted."""
-    never_over_http = (errors.StartupError, errors.BackupError)
     classes = [one for one in vars(errors).values() if isinstance(one, type)]
     found = {
         one.code
         for one in classes
-        if issubclass(one, LikenessError) and not issubclass(one, never_over_http)
+        if issubclass(one, LikenessError) and not issubclass(one, errors.StartupError)
     }
     return sorted(found)
 

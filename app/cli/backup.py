@@ -13,15 +13,9 @@ from app.access.keys import audit_key
 from app.cli.console import err, read_settings, require_database, warn
 from app.cli.output import write_file
 from app.encryption.ring import KeyRing
-from app.errors import (
-    AccessKeyError,
-    BackupError,
-    EncryptionKeyError,
-    StoreFull,
-    StoreUnavailable,
-)
+from app.errors import AccessKeyError, EncryptionKeyError, StoreFull, StoreUnavailable
 from app.gallery.backup_bodies import Held, dump, load, verify
-from app.gallery.backup_stream import encrypted, opened, read_blocks, write_blocks
+from app.gallery.backup_stream import BackupError, encrypted, opened, read_blocks, write_blocks
 from app.settings import Settings
 from app.store.records import EncryptionState
 from app.store.schema import opened_database

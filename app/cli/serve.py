@@ -14,10 +14,14 @@ import typer
 
 from app.api.certificate import ServerCertificate
 from app.cli.console import data_folder, ignored_settings, out, read_settings
-from app.errors import AddressError
+from app.errors import StartupError
 from app.inference.machine import DescriptorLimit
 from app.processes.starting import become_parent, process_count
 from app.telemetry.logs import log, set_up_logs
+
+
+class AddressError(StartupError):
+    code, title = "address_error", "The service cannot listen"
 
 
 def serve(

@@ -11,9 +11,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
 from sqlalchemy.exc import DataError, IntegrityError
 
-from app.errors import BackupDamaged, BackupError
 from app.gallery.backup_keys import BackupKeys
 from app.gallery.backup_rows import TABLES, ForeignBody, is_key, read_row, rule_of, shown
+from app.gallery.backup_stream import BackupDamaged, BackupError
 from app.store.backends import backend_of
 from app.store.database import Database
 from app.store.metadata import CorrectedMetadata

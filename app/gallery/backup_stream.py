@@ -17,12 +17,20 @@ import msgpack
 
 from app.encryption.files import FileEncryptor, decrypt_file, encrypt_file
 from app.encryption.ring import KeyRing
-from app.errors import BackupDamaged, BackupError, DamagedData, EncryptionKeyMissing
+from app.errors import DamagedData, EncryptionKeyMissing, LikenessError
 
 PURPOSE = b"likeness backup"
 # A backup may be renamed and copied: only its own salt distinguishes it from others.
 FILE_ID = b""
 _PIECE = 1024 * 1024
+
+
+class BackupError(LikenessError):
+    code, title = "backup_error", "Backup or restore failed"
+
+
+class BackupDamaged(BackupError):
+    code, title = "backup_damaged", "The backup cannot be used"
 
 
 class _Pieces(io.RawIOBase):

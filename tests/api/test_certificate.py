@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.api.certificate import CertificateFiles, ServerCertificate
-from app.errors import CertificateError
+from app.api.certificate import CertificateError, CertificateFiles, ServerCertificate
 from app.settings import Settings
 from tests.certificates import YEAR, Pair, make_pair
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cli.serve import bound
-from app.errors import AddressError
+from app.cli.serve import AddressError, bound
 from tests.cli.conftest import Run
 from tests.ports import free_port
 from tests.waiting import PATIENCE_S, until

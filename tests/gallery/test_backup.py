@@ -16,9 +16,16 @@ from sqlalchemy import Engine, text
 
 from app.encryption.keys import new_key_line, parse_keys
 from app.encryption.ring import KeyRing
-from app.errors import BackupDamaged, BackupError
 from app.gallery.backup_bodies import dump, load, verify
-from app.gallery.backup_stream import as_file, encrypted, opened, read_blocks, write_blocks
+from app.gallery.backup_stream import (
+    BackupDamaged,
+    BackupError,
+    as_file,
+    encrypted,
+    opened,
+    read_blocks,
+    write_blocks,
+)
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.store.backends import create_engine
