@@ -37,6 +37,10 @@ TargetFmr = Annotated[
 ]
 
 
+# Which faces a calibration was counted on.
+CalibrationKind = Literal["collection", "pack"]
+
+
 class ThresholdFields(CallFields):
     """What decides: a similarity, or the error rate it shall keep; the collection's policy
     where none is given."""
@@ -203,7 +207,7 @@ class Decided(BaseModel):
     ] = None
     calibration_id: Annotated[str | None, Example("cal-139201e23a15dd14")] = None
     calibration_source: Annotated[
-        Literal["collection", "pack"] | None,
+        CalibrationKind | None,
         Field(description="Which faces the calibration was counted on."),
         Example("pack"),
     ] = None
@@ -296,7 +300,7 @@ def _rate_members(name: str, rate: Rate | None, highest: float | None) -> dict[s
     }
 
 
-def calibration_kind(calibration: Calibration | None) -> Literal["collection", "pack"] | None:
+def calibration_kind(calibration: Calibration | None) -> CalibrationKind | None:
     """Which faces a calibration was counted on."""
     if calibration is None:
         return None

@@ -3,7 +3,7 @@
 import secrets
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import CallContext, Context
-from app.api.decisions import Extent, FmrInterval, calibration_kind, three_digits
+from app.api.decisions import CalibrationKind, Extent, FmrInterval, calibration_kind, three_digits
 from app.api.fields import Collection
 from app.api.problems import ANY_WRITE, IN_SPACE, problems
 from app.api.responses import TIME, Answer, Example, example_of
@@ -61,7 +61,7 @@ class OperatingPointInfo(BaseModel):
         Example(0.527),
     ]
     calibration_source: Annotated[
-        Literal["collection", "pack"] | None,
+        CalibrationKind | None,
         Field(
             description="Whose calibration decides at this target: the pack's, where the "
             "collection's own does not know the rate well enough."
@@ -177,9 +177,7 @@ class CalibrationAnswer(Answer):
     """The calibration behind a collection's decisions; without one, its members are null."""
 
     calibration_id: Annotated[str | None, Example("cal-139201e23a15dd14")] = None
-    calibration_source: Annotated[Literal["collection", "pack"] | None, Example("collection")] = (
-        None
-    )
+    calibration_source: Annotated[CalibrationKind | None, Example("collection")] = None
     embedding_space: Annotated[str | None, Example("es-d95369e552dd4d70")] = None
     precision: Annotated[str | None, Example("float32")] = None
     created_at: Annotated[datetime | None, Example(TIME)] = None
