@@ -61,6 +61,14 @@ class ThresholdFields(CallFields):
         return ThresholdRequest(self.threshold, self.target_fpir, self.target_fmr)
 
 
+def extrapolation_of(rate: str) -> Any:
+    """The description of the member that says whether a rate is extrapolated."""
+    return Field(
+        description=f"Whether {rate}, or where it is null the upper limit of its interval, is "
+        "extrapolated beyond the comparisons that were counted."
+    )
+
+
 Fmr = Annotated[
     float | None,
     Field(
@@ -75,13 +83,7 @@ Fmr = Annotated[
 FmrInterval = Annotated[
     list[float] | None, Field(description="95 % interval of fmr.", min_length=2, max_length=2)
 ]
-FmrExtrapolated = Annotated[
-    bool,
-    Field(
-        description="Whether fmr, or where it is null the upper limit of its interval, is "
-        "extrapolated beyond the comparisons that were counted."
-    ),
-]
+FmrExtrapolated = Annotated[bool, extrapolation_of("fmr")]
 
 
 class Extent(BaseModel):
@@ -245,20 +247,8 @@ class ThresholdFmr(BaseModel):
         Example([9.06e-05, 0.00011]),
     ] = None
     threshold_fmr_extrapolated: Annotated[
-        bool,
-        Field(
-            description="Whether the threshold is beyond the comparisons that were counted, so "
-            "that its rate is extrapolated."
-        ),
-        Example(False),
+        bool, extrapolation_of("threshold_fmr"), Example(False)
     ] = False
-
-    @staticmethod
-    def threshold_fmr_members(decision: ThresholdDecision, compared: GallerySize) -> dict[str, Any]:
-        """The members about the rate at the threshold, in that many comparisons: as
-        `fmr_members`."""
-        size = compared.scored_by(decision.score)
-        return _members_at_threshold("threshold_fmr", decision, size)
 
 
 def fmr_members(decision: ThresholdDecision, similarity: float) -> dict[str, Any]:
@@ -271,6 +261,12 @@ def fmr_members(decision: ThresholdDecision, similarity: float) -> dict[str, Any
         return _rate_members("fmr", None, None)
     rate = calibration.fmr_at(decision.unshifted(similarity))
     return _rate_members("fmr", rate, calibration.fmr.upper[-1])
+
+
+def threshold_fmr_members(decision: ThresholdDecision, compared: GallerySize) -> dict[str, Any]:
+    """How often the threshold of a verification is reached by somebody else, with what was compared
+    of the claimed person: as `fmr_members`."""
+    return _members_at_threshold("threshold_fmr", decision, compared.scored_by(decision.score))
 
 
 def fpir_members(decision: ThresholdDecision, searched: GallerySize) -> dict[str, Any]:

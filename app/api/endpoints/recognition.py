@@ -20,8 +20,10 @@ from app.api.decisions import (
     FmrInterval,
     ThresholdFields,
     ThresholdFmr,
+    extrapolation_of,
     fmr_members,
     fpir_members,
+    threshold_fmr_members,
 )
 from app.api.fields import CollectionName, Filter, KnownPersonId, Liveness, MaxFaces, Selection
 from app.api.openapi import photo_body
@@ -117,7 +119,7 @@ class VerifyAnswer(Answer, Decided, ThresholdFmr, Doubtful):
             reasons=reasons,
             similarity=found.similarity,
             **fmr_members(found.threshold, found.similarity),
-            **ThresholdFmr.threshold_fmr_members(found.threshold, found.compared),
+            **threshold_fmr_members(found.threshold, found.compared),
             person_id=None if person is None else person.face.person_id,
             face_id=None if person is None else person.face.face_id,
             face=_face(0, found.probe, comparator),
@@ -280,14 +282,7 @@ class IdentifyAnswer(Answer, Decided):
         Field(description="Its 95 % confidence interval."),
         Example([0.0085, 0.0116]),
     ] = None
-    fpir_extrapolated: Annotated[
-        bool,
-        Field(
-            description="Whether fpir, or where it is null the upper limit of its interval, is "
-            "extrapolated beyond the comparisons that were counted."
-        ),
-        Example(False),
-    ] = False
+    fpir_extrapolated: Annotated[bool, extrapolation_of("fpir"), Example(False)] = False
     images: list[ImageInfo]
     faces: list[IdentifiedFace]
 
