@@ -169,7 +169,8 @@ def build_services(
     access_keys = AccessKeyStore(access_database, pepper)
     gallery, calibrations = _open_gallery(settings, pack, store, ring)
     metrics = _metrics(gallery, store, pipeline)
-    maintenance = MaintenanceThread(gallery)
+    matches = MatchTimes(store.retention)
+    maintenance = MaintenanceThread(gallery, before_indexes=[matches.store])
     metrics.observe(
         "likeness_upkeep_failing_seconds",
         "0 while maintenance of the gallery succeeds; otherwise seconds since it began to fail.",
@@ -179,8 +180,6 @@ def build_services(
     maintenance.add_task(Pruning(store.changes, store.idempotency).round)
     maintenance.add_task(store.collections.removal.round)
     maintenance.add_task(access.store_uses)
-    matches = MatchTimes(store.retention)
-    maintenance.add_task(matches.store, before_indexes=True)
     refused = RefusedCalls(CallLog(access_database))
     maintenance.add_task(refused.round)
     maintenance.add_task(_from_second_round(import_scipy))

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from app.errors import LikenessError
@@ -35,21 +35,23 @@ class MaintenanceThread:
         gallery: Gallery,
         seconds: float = ROUND_S,
         clock: Callable[[], float] = time.monotonic,
+        before_indexes: Sequence[Callable[[], None]] = (),
     ) -> None:
+        """`before_indexes`: tasks that are done in each round before the work on the indexes, which
+        may take minutes."""
         self.ready = False
         self.failure: str | None = None  # an error's code, or the type of an unexpected error
         self._gallery = gallery
         self._seconds = seconds
         self._clock = clock
         self._failing_since = self._logged_at = 0.0
-        self._tasks: list[Callable[[], None]] = [self._maintain]
+        self._tasks: list[Callable[[], None]] = [*before_indexes, self._maintain]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
-    def add_task(self, task: Callable[[], None], *, before_indexes: bool = False) -> None:
-        """Also call this task in each round; it must do a limited amount of work. The work on the
-        indexes may take minutes: what must not wait for it is done before."""
-        self._tasks.insert(0 if before_indexes else len(self._tasks), task)
+    def add_task(self, task: Callable[[], None]) -> None:
+        """Also call this task in each round; it must do a limited amount of work."""
+        self._tasks.append(task)
 
     def start(self) -> None:
         """Begin, unless that was done before."""

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ ERROR = StoreUnavailable("The database server cannot be reached.")
 class Rounds:
     """A gallery's maintenance as a thread does it, one round at a time, with a clock of its own."""
 
-    def __init__(self, gallery: Any) -> None:
+    def __init__(self, gallery: Any, *before_indexes: Callable[[], None]) -> None:
         self.now = 100.0
-        self.maintenance = MaintenanceThread(gallery, clock=lambda: self.now)
+        self.maintenance = MaintenanceThread(
+            gallery, clock=lambda: self.now, before_indexes=before_indexes
+        )
         self.maintenance._stop = _OneRound()
 
     def one(self) -> None:
@@ -85,7 +88,7 @@ def test_an_error_that_nobody_foresaw_is_named_by_its_kind(gallery: Gallery) -> 
 
 
 def test_what_must_not_wait_for_an_index_is_done_before(gallery: Gallery) -> None:
-    rounds, ready = Rounds(gallery), list[bool]()
-    rounds.maintenance.add_task(lambda: ready.append(rounds.maintenance.ready), before_indexes=True)
+    ready = list[bool]()
+    rounds = Rounds(gallery, lambda: ready.append(rounds.maintenance.ready))
     rounds.one()
     assert ready == [False]
