@@ -23,12 +23,13 @@ from app.gallery.retention import (
     MatchTimes,
     RetentionTask,
 )
-from app.services import build_services
+from app.services import Services, build_services
 from app.settings import Settings
 from app.store.records import CollectionRecord, FaceName, PersonTemplate
 from app.store.sql.retention import Expiry
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_gallery, template
+from tests.waiting import until
 from tests.writing import store_person
 
 DAY = timedelta(days=1)
@@ -439,11 +440,8 @@ def test_the_command_shows_and_erases_nothing(
     assert left(open_gallery(database).store, "default") == ["ada", "bob"]
 
 
-def test_matches_that_are_not_stored_yet_are_stored_at_the_end(tmp_path: Path) -> None:
-    """A stop between two rounds of maintenance forgets nobody."""
-    services = build_services(Settings(data_dir=tmp_path / "data"))
-    assert services.maintenance._tasks[0] == services.matches.store, "before work of minutes"
-    services.maintenance.stop()
+def note_match(services: Services) -> None:
+    """Note that ada is matched, who was last active in 2020."""
     store, policy = services.gallery.store, {"retention_days": 30}
     store.collections.update("default", None, policy)
     record = services.gallery.require("default")
@@ -453,8 +451,32 @@ def test_matches_that_are_not_stored_yet_are_stored_at_the_end(tmp_path: Path) -
         connection.exec_driver_sql("UPDATE persons SET active_at = '2020-01-01 00:00:00.000000'")
     name = FaceName(stored.face.template_key, stored.face.person_key, stored.face.face_id, "ada")
     services.matches.note(record, [name])
+
+
+def is_stored(services: Services) -> bool:
+    active = services.gallery.store.persons.get("default", "ada").active_at
+    return active is not None and active.year > 2020
+
+
+def test_matches_that_are_not_stored_yet_are_stored_at_the_end(tmp_path: Path) -> None:
+    """A stop between two rounds of maintenance forgets nobody."""
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    services.maintenance.stop()
+    note_match(services)
+    assert not is_stored(services)
     services.close()
     with closing(build_services(Settings(data_dir=tmp_path / "data"))) as again:
-        active = again.gallery.store.persons.get("default", "ada").active_at
-    assert active is not None
-    assert active.year > 2020
+        assert is_stored(again)
+
+
+def test_matches_are_stored_before_indexes_are_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That can take minutes, in which a kill would lose them."""
+    with closing(build_services(Settings(data_dir=tmp_path / "data"))) as services:
+        note_match(services)
+        stored: list[bool] = []
+        monkeypatch.setattr(services.gallery, "prepare", lambda: stored.append(is_stored(services)))
+        services.maintenance.start()
+        until(lambda: stored)
+    assert stored[0]
