@@ -186,6 +186,18 @@ class TestIdentify:
             assert {one["person_id"] for one in face["between"]} == {"obama", "twin"}
         assert face["reasons"] == ["nearer_to_other"]
 
+    def test_only_who_may_be_meant_is_named_if_the_policy_says_so(self, twins: Any) -> None:
+        """With `candidates: identified` it has no candidates, and its two in `between`."""
+        twins.enroll("biden", twins.photo("biden.jpg")).raise_for_status()
+        declare(twins, "obama", "twin").raise_for_status()
+        for shown, candidates in (("all", {"obama", "twin", "biden"}), ("identified", set())):
+            url, policy = f"/v1/collections/{twins.name}", {"candidates": shown}
+            twins.client.patch(url, json={"policy": policy}).raise_for_status()
+            face = face_of(twins.identify(twins.photo("obama2.jpg")))
+            assert face["status"] == "ambiguous"
+            assert {one["person_id"] for one in face["candidates"]} == candidates
+            assert {one["person_id"] for one in face["between"]} == {"obama", "twin"}
+
     def test_another_process_is_seen_at_once(self, twins: Any, services: Services) -> None:
         photo = twins.photo("obama2.jpg")
         engine = create_engine(services.settings.resolved_database_url)
