@@ -22,6 +22,10 @@ from app.types import AnalysedImage, Face, FloatArray, Quality
 BUSY_TIMEOUT_S = 30
 
 
+class _Damaged(Exception):
+    """A row is not what was kept."""
+
+
 class PhotoCache:
     """Analysed images by the digest of their file, in one SQLite file. Thread-safe.
 
@@ -49,27 +53,17 @@ class PhotoCache:
             )
 
     def get(self, photo: str, kind: str) -> AnalysedImage | None:
-        """The answer for a photo's digest; None where there is none."""
-        found = None
+        """The answer for a photo's digest; None where there is none, or it cannot be read."""
+        query = "SELECT answer FROM photos WHERE pipeline = ? AND photo = ? AND kind = ?"
         with self._lock, self._disabled_on_error():
-            if self._connection is not None:
-                row = self._connection.execute(
-                    "SELECT answer FROM photos WHERE pipeline = ? AND photo = ? AND kind = ?",
-                    (self._pipeline, photo, kind),
-                ).fetchone()
-                found = None if row is None else _unpack(row[0])
-        return found
+            row = self._execute(query, photo, kind)
+            return None if row is None else _unpack(row[0])
 
     def put(self, photo: str, kind: str, image: AnalysedImage) -> None:
         """Keep an answer."""
         packed = _pack(image)
         with self._lock, self._disabled_on_error():
-            if self._connection is not None:
-                with self._connection:
-                    self._connection.execute(
-                        "INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?)",
-                        (self._pipeline, photo, kind, packed),
-                    )
+            self._execute("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?)", photo, kind, packed)
 
     def close(self) -> None:
         """Close the file."""
@@ -78,13 +72,23 @@ class PhotoCache:
                 self._connection.close()
                 self._connection = None
 
+    def _execute(self, statement: str, *values: str | bytes) -> tuple[Any, ...] | None:
+        """The first row of a statement whose first parameter is the pipeline; None if there is none
+        and while the cache is off."""
+        if self._connection is None:
+            return None
+        with self._connection:
+            found = self._connection.execute(statement, (self._pipeline, *values))
+            row: tuple[Any, ...] | None = found.fetchone()
+        return row
+
     @contextmanager
     def _disabled_on_error(self) -> Iterator[None]:
         """A file that is locked, full, damaged or another user's must not end an evaluation that
         may have run for hours."""
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, _Damaged) as error:
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
@@ -118,13 +122,13 @@ def _pack(image: AnalysedImage) -> bytes:
 
 
 def _unpack(packed: bytes) -> AnalysedImage:
-    """The kept answer. Raises sqlite3.DatabaseError for other content, of a damaged file."""
+    """The kept answer. Raises _Damaged for other content."""
     try:
         content = msgpack.unpackb(packed)
         faces = tuple(_face(members) for members in content["faces"])
         return AnalysedImage(content["width"], content["height"], faces, {}, content["faces_found"])
     except (ValueError, KeyError, TypeError) as error:
-        raise sqlite3.DatabaseError("a row in it is damaged") from error
+        raise _Damaged("a row in it is damaged") from error
 
 
 def _face(members: Mapping[str, Any]) -> Face:
