@@ -62,15 +62,25 @@ class SpaceComparison:
 
 
 class Reembedding:
-    """The move of one collection to one pack's embedding space."""
+    """The move of one collection to the embedding space of the pack `target`. `source` is the pack
+    of its present space, if it is known."""
 
-    def __init__(self, store: Store, collection: str, target: ModelPack, device: Device) -> None:
+    def __init__(
+        self,
+        store: Store,
+        collection: str,
+        source: ModelPack | None,
+        target: ModelPack,
+        device: Device,
+    ) -> None:
         self._collections = store.collections
         self._embeddings = store.alternate_embeddings
         self._name = collection
+        self._source = source
         self._target = target
         self._space = target.embedding_space
         self._device = device
+        self._same_quality = same_quality_scale(source, target)
 
     @cached_property
     def _recogniser(self) -> Recogniser:
@@ -125,14 +135,12 @@ class Reembedding:
             )
         return state
 
-    def compare(
-        self, source: ModelPack | None, generator: "np.random.Generator"
-    ) -> SpaceComparison:
+    def compare(self, generator: "np.random.Generator") -> SpaceComparison:
         """Decide a sample's comparisons in both spaces, each at the collection's `target_fmr` by
         its pack's calibration; in the present space at the policy's threshold, if it has one.
 
-        `source` is the pack of the collection's present space; without one the threshold before is
-        the one that accepts as many non-mated comparisons as the new one does.
+        If the pack of the present space is not known, the threshold before is the one that accepts
+        as many non-mated comparisons as the new one does.
         """
         record = self._collections.get(self._name)
         policy = policy_of(record)
@@ -141,15 +149,15 @@ class Reembedding:
         )
         old, new = self._embeddings.both_spaces(self._name, other, SAMPLE, generator)
         same, pairs = _pairs(old)
-        by_old, by_new = _comparator(source), _comparator(self._target)
+        by_old, by_new = _comparator(self._source), _comparator(self._target)
         scores = [by_old.scores(old.vectors, old.vectors)[pairs],
                   by_new.scores(new.vectors, new.vectors)[pairs]]  # fmt: skip
         after = _threshold(self._target, policy.target_fmr)
         before = policy.threshold
         if before is None:
             before = (
-                _threshold(source, policy.target_fmr)
-                if source is not None
+                _threshold(self._source, policy.target_fmr)
+                if self._source is not None
                 else _same_rate(scores[0][~same], scores[1][~same], after)
             )
         decisions = [scores[0] >= before, scores[1] >= after]
@@ -160,23 +168,21 @@ class Reembedding:
             int((decisions[0] != decisions[1]).sum()),
         )
 
-    def require_no_pack_specific_values(self, source: ModelPack | None) -> None:
-        """Raise Conflict if the policy has values that stop a cut-over from the pack `source`."""
-        same = same_quality_scale(source, self._target)
-        require_no_pack_specific_values(self._collections.get(self._name), same_quality=same)
+    def require_no_pack_specific_values(self) -> None:
+        """Raise Conflict if the policy has values that stop a cut-over."""
+        record = self._collections.get(self._name)
+        require_no_pack_specific_values(record, same_quality=self._same_quality)
 
-    def cut_over(self, source: ModelPack | None) -> CollectionRecord:
+    def cut_over(self) -> CollectionRecord:
         """Swap the spaces in one transaction; faces that were enrolled since `build` are embedded
-        first. `source` is the pack of the collection's present space, if it is known. Raises
-        NotReembedded if after CUT_OVER_ATTEMPTS there are still some, Conflict if the policy has
-        values of that pack's scale, and what `build` raises."""
+        first. Raises NotReembedded if after CUT_OVER_ATTEMPTS there are still some, Conflict if the
+        policy has values of the present pack's scale, and what `build` raises."""
         to = (self._name, self._space, self._target.recogniser.dimension)
-        same = same_quality_scale(source, self._target)
         for _ in range(CUT_OVER_ATTEMPTS - 1):
             with suppress(NotReembedded):
-                return self._embeddings.cut_over(*to, same_quality=same)
+                return self._embeddings.cut_over(*to, same_quality=self._same_quality)
             self.build(lambda _done, _total: None)
-        return self._embeddings.cut_over(*to, same_quality=same)
+        return self._embeddings.cut_over(*to, same_quality=self._same_quality)
 
 
 def same_quality_scale(source: ModelPack | None, target: ModelPack) -> bool:

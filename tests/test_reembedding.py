@@ -114,17 +114,17 @@ def test_to_version_2_of_the_default_pack(
     new = place.serve(pack)
     with pytest.raises(EmbeddingSpaceMismatch, match=r"LIKENESS_PACK=default-1\.0 .*--to default"):
         new.gallery.require("default")
-    migration = Reembedding(old.gallery.store, "default", pack, Device.CPU)
+    migration = Reembedding(old.gallery.store, "default", old.pack, pack, Device.CPU)
     migration.build(silent)
-    migration.cut_over(old.pack)
+    migration.cut_over()
     (rows,) = new.gallery.identify("default", probe(new, photos / "obama3.jpg"), 2).rows
     assert [one.face.person_id for one in rows] == ["obama", "biden"]
     assert rows[0].similarity > 0.7
     again = new.gallery.identify("default", probe(new, photos / "obama.jpg"), 1).rows[0][0]
     assert 0.9 < again.similarity < 0.9999  # aligned by other landmarks than the kept face
-    back = Reembedding(old.gallery.store, "default", old.pack, Device.CPU)
+    back = Reembedding(old.gallery.store, "default", None, old.pack, Device.CPU)
     back.build(silent)
-    back.cut_over(None)
+    back.cut_over()
     found = old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2).rows[0]
     assert [(one.face, one.similarity) for one in found] == [
         (one.face, pytest.approx(one.similarity)) for one in before
@@ -140,9 +140,9 @@ def test_to_the_accurate_pack(
     accurate = compose(ACCURATE, content, tmp_path / "installed")
     old = place.serve(pack)
     enroll(old)
-    migration = Reembedding(old.gallery.store, "default", accurate, Device.CPU)
+    migration = Reembedding(old.gallery.store, "default", old.pack, accurate, Device.CPU)
     migration.build(silent)
-    migration.cut_over(old.pack)
+    migration.cut_over()
     new = place.serve(accurate)
     (rows,) = new.gallery.identify("default", probe(new, photos / "obama3.jpg"), 2).rows
     assert [one.face.person_id for one in rows] == ["obama", "biden"]
@@ -161,16 +161,16 @@ def test_there_and_back(
     enroll(old)
     before = old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2).rows[0]
     store = old.gallery.store
-    there = Reembedding(store, "default", other_pack, Device.CPU)
+    there = Reembedding(store, "default", pack, other_pack, Device.CPU)
     there.build(silent)
     # Until the cut-over nothing has changed for anybody.
     assert old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2).rows[0] == before
-    found = there.compare(pack, np.random.default_rng(0))
+    found = there.compare(np.random.default_rng(0))
     assert (found.templates, found.before.mated, found.after.mated) == (3, 1, 1)
     assert found.after.mated_accepted == 1
     assert found.after.rank_1 == 1.0
 
-    there.cut_over(pack)
+    there.cut_over()
     with pytest.raises(EmbeddingSpaceMismatch, match="likeness models migrate"):
         old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2)
     with pytest.raises(EmbeddingSpaceMismatch):
@@ -182,9 +182,9 @@ def test_there_and_back(
     assert {one.face.face_id for one in before} >= {after[1].face.face_id}
     enroll(new, collins=("collins.jpg",))
 
-    back = Reembedding(store, "default", pack, Device.CPU)
+    back = Reembedding(store, "default", None, pack, Device.CPU)
     back.build(silent)
-    back.cut_over(None)
+    back.cut_over()
     again = old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 3).rows[0]
     assert [(one.face, one.similarity) for one in again[:2]] == [
         (one.face, pytest.approx(one.similarity)) for one in before
@@ -199,9 +199,9 @@ def test_the_new_embeddings_are_those_of_the_photos(
     """Same detector, same crop: what migration makes is what enrollment would have made."""
     old = place.serve(pack)
     enroll(old)
-    work = Reembedding(old.gallery.store, "default", other_pack, Device.CPU)
+    work = Reembedding(old.gallery.store, "default", pack, other_pack, Device.CPU)
     work.build(silent)
-    work.cut_over(pack)
+    work.cut_over()
     new = place.serve(other_pack)
     _, vectors = new.gallery.store.embeddings.of_person("default", "biden")
     similarity = float((vectors @ probe(new, photos / "biden.jpg").T)[0, 0])
@@ -214,11 +214,11 @@ def test_faces_without_crops_are_counted(
     services = place.serve(pack)
     enroll(services, biden=("biden.jpg",))
     enroll(services, keep_crops=False, obama=("obama.jpg",))
-    work = Reembedding(services.gallery.store, "default", other_pack, Device.CPU)
+    work = Reembedding(services.gallery.store, "default", pack, other_pack, Device.CPU)
     with pytest.raises(NotReembedded, match=r"1 of 2 faces .*keep_crops"):
         work.build(silent)
     with pytest.raises(NotReembedded, match=r"1 of 2 faces .*keep_crops"):
-        work.cut_over(pack)
+        work.cut_over()
     assert services.gallery.store.collections.get("default").embedding_space == pack.embedding_space
 
 
@@ -234,13 +234,13 @@ def test_a_damaged_crop_keeps_no_other_from_being_embedded(
     with engine.begin() as connection:
         connection.execute(damage, {"nothing": b"damaged", "key": face.template_key})
     engine.dispose()
-    work = Reembedding(store, "default", other_pack, Device.CPU)
+    work = Reembedding(store, "default", pack, other_pack, Device.CPU)
     with pytest.raises(DamagedData, match=rf"1 kept faces .* {face.face_id}\. All others were"):
         work.build(silent)
     assert store.alternate_embeddings.state("default", other_pack.embedding_space).ready == 2
     services.gallery.delete_face("default", face.face_id)
     work.build(silent)
-    work.cut_over(pack)
+    work.cut_over()
 
 
 def test_a_threshold_of_the_policy_does_not_get_into_another_space(
@@ -250,14 +250,14 @@ def test_a_threshold_of_the_policy_does_not_get_into_another_space(
     enroll(services)
     collections = services.gallery.store.collections
     collections.update("default", None, {"threshold": 0.31, "keep_crops": True})
-    work = Reembedding(services.gallery.store, "default", other_pack, Device.CPU)
+    work = Reembedding(services.gallery.store, "default", pack, other_pack, Device.CPU)
     work.build(silent)
-    assert work.compare(pack, np.random.default_rng(0)).before.threshold == 0.31
+    assert work.compare(np.random.default_rng(0)).before.threshold == 0.31
     with pytest.raises(Conflict, match=rf"the threshold 0\.31\. .* only .* {pack.embedding_space}"):
-        work.cut_over(pack)
+        work.cut_over()
     assert collections.get("default").embedding_space == pack.embedding_space
     collections.update("default", None, {"keep_crops": True})
-    assert work.cut_over(pack).embedding_space == other_pack.embedding_space
+    assert work.cut_over().embedding_space == other_pack.embedding_space
 
 
 def test_limits_of_one_packs_scale_do_not_get_into_another_space(
@@ -272,17 +272,17 @@ def test_limits_of_one_packs_scale_do_not_get_into_another_space(
         "enroll_gate": {"min_embedding_norm": None, "min_quality_score": 0.5},
     }
     store.collections.update("default", None, policy)
-    work = Reembedding(store, "default", other_pack, Device.CPU)
+    work = Reembedding(store, "default", pack, other_pack, Device.CPU)
     work.build(silent)
     with pytest.raises(Conflict) as refused:
-        work.cut_over(pack)
+        work.cut_over()
     assert "identify_gate.min_embedding_norm 51, enroll_gate.min_quality_" in refused.value.detail
     patch = re.search(r"with (\{.*\});", refused.value.detail)
     assert patch is not None
     change = json.loads(patch[1])["policy"]
     assert change == {"identify_gate": {"min_sharpness": 8.0}, "enroll_gate": {}}
     store.collections.update("default", None, {**policy, **change})
-    assert work.cut_over(pack).embedding_space == other_pack.embedding_space
+    assert work.cut_over().embedding_space == other_pack.embedding_space
 
 
 def test_a_quality_limit_stays_where_both_packs_have_the_network(pack: ModelPack) -> None:
@@ -325,7 +325,7 @@ def test_what_is_enrolled_after_the_building_is_embedded_by_the_cut_over(
     services = place.serve(pack)
     enroll(services)
     store = services.gallery.store
-    work = Reembedding(store, "default", other_pack, Device.CPU)
+    work = Reembedding(store, "default", pack, other_pack, Device.CPU)
     work.build(silent)
     enroll(services, collins=("collins.jpg",))
     space = other_pack.embedding_space
@@ -337,7 +337,7 @@ def test_what_is_enrolled_after_the_building_is_embedded_by_the_cut_over(
     work.build(lambda *seen: reported.append(seen))
     assert reported == [(3, 4), (4, 4)]
     enroll(services, clinton=("obama3.jpg",))
-    assert work.cut_over(pack).embedding_space == space
+    assert work.cut_over().embedding_space == space
     found = place.serve(other_pack).gallery.store.templates.page("default", "clinton", None, 9)
     assert len(found.items) == 1
 
@@ -347,7 +347,7 @@ def test_deletion_includes_crops_and_alternate_embeddings(
 ) -> None:
     services = place.serve(pack)
     enroll(services)
-    Reembedding(services.gallery.store, "default", other_pack, Device.CPU).build(silent)
+    Reembedding(services.gallery.store, "default", pack, other_pack, Device.CPU).build(silent)
     delete_person(services.gallery, "default", "obama")
     engine = place.engine()
     with engine.connect() as connection:

@@ -171,9 +171,8 @@ def migrate_collection(
                     f"{record.embedding_space}, which the collection has."
                 )
             source = _pack_of(record.embedding_space, settings)
-            _migrate(
-                Reembedding(store, collection, target, settings.device), source, cut_over=cut_over
-            )
+            work = Reembedding(store, collection, source, target, settings.device)
+            _migrate(work, cut_over=cut_over)
             out.print(
                 f"{collection} has {target.name}'s embedding space {target.embedding_space} now. "
                 f"Serve it: LIKENESS_PACK={to} likeness serve"
@@ -188,17 +187,17 @@ def migrate_collection(
             )
 
 
-def _migrate(work: Reembedding, source: ModelPack | None, *, cut_over: bool) -> None:
+def _migrate(work: Reembedding, *, cut_over: bool) -> None:
     """Embed the crops, print the comparison, and switch if so asked."""
     if cut_over:
-        work.require_no_pack_specific_values(source)
+        work.require_no_pack_specific_values()
     columns = ("faces", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=None)
         work.build(lambda done, total: progress.update(task, completed=done, total=total))
-    _print(work.compare(source, np.random.default_rng(secrets.randbits(64))))
+    _print(work.compare(np.random.default_rng(secrets.randbits(64))))
     if cut_over:
-        work.cut_over(source)
+        work.cut_over()
 
 
 def _pack_of(embedding_space: str, settings: Settings) -> ModelPack | None:
