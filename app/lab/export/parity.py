@@ -159,9 +159,10 @@ def prove_same_outputs(
     """
     if [a.size for a in actual] != [e.size for e in expected]:
         raise ParityError("the export has other outputs than its source")
-    worst = max(
+    differences = [
         float(np.abs(a.ravel() - e.ravel()).max()) for a, e in zip(actual, expected, strict=True)
-    )
+    ]
+    worst = float(np.max(differences))  # a NaN, if one of them is; Python's max may pass over it
     if not worst <= tolerance:
         raise ParityError(f"outputs differ by {worst:.1e}; {tolerance:.1e} is allowed")
     return worst

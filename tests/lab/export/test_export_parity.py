@@ -40,8 +40,10 @@ def test_nan_fails() -> None:
     actual[3, 4] = np.nan
     with pytest.raises(ParityError):
         parity._agreement(actual, _vectors())
-    with pytest.raises(ParityError):
-        parity.prove_same_outputs([actual], [_vectors()], tolerance=1)
+    right = _vectors()
+    for one, other in ((actual, right), (right, actual)):
+        with pytest.raises(ParityError, match="differ by nan"):
+            parity.prove_same_outputs([one, other], [right, right], tolerance=1)
 
 
 def test_missing_rows_fail() -> None:
