@@ -11,10 +11,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, version_converter
+from onnx import helper, numpy_helper
 
 from app.lab.export import parity
-from app.lab.export.graph import IR_VERSION, OPSET, PRODUCER, Dimensions, live_nodes, read_model
+from app.lab.export.graph import (
+    IR_VERSION,
+    OPSET,
+    PRODUCER,
+    Dimensions,
+    converted,
+    live_nodes,
+    read_model,
+)
 from app.lab.export.parity import ExportError, publish
 
 INPUT = "input"
@@ -135,7 +143,7 @@ def make_dynamic(source: onnx.ModelProto, architecture: DetectorFamily) -> onnx.
     _drop_unused(model.graph)
     _free_shapes(model.graph, architecture)
     _keep_batch(model.graph)
-    model = version_converter.convert_version(model, OPSET)
+    model = converted(model, OPSET)
     _rename(model.graph, [INPUT], model.graph.input)
     _rename(model.graph, [output.name for output in architecture.outputs], model.graph.output)
     _sign(model, architecture)
@@ -238,11 +246,9 @@ def _prove_source(source: Path, original: onnx.ModelProto, candidate: Path) -> f
     declared = next(value for value in original.graph.input if value.name not in weights)
     batch, _, height, width = _dimensions(declared)
     photos = _photos(batch or 1, (height or 320, width or 320))
-    expected = session.run(None, {declared.name: photos})
+    expected = parity.run(session, photos)
     actual = parity.run(parity.open_session(candidate), photos)
-    return parity.prove_same_outputs(
-        actual, [np.asarray(output, np.float32) for output in expected], SOURCE_TOLERANCE
-    )
+    return parity.prove_same_outputs(actual, expected, SOURCE_TOLERANCE)
 
 
 def _photos(count: int, size: tuple[int, int]) -> NDArray[np.float32]:

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, compose, helper, numpy_helper, version_converter
+from onnx import TensorProto, compose, helper, numpy_helper
 
 from app.lab.export import parity
 from app.lab.export.faces import Normalisation
-from app.lab.export.graph import IR_VERSION, OPSET, PRODUCER, without_prelu
+from app.lab.export.graph import IR_VERSION, OPSET, PRODUCER, converted, without_prelu
 from app.lab.export.parity import ExportError, publish
 from app.types import Channels
 
@@ -94,7 +94,7 @@ def fuse(members: Sequence[Member], out: Path, *, keep_prelu: bool = False) -> N
         tolerance = TOLERANCE * float(np.abs(expected).max())
         try:
             answers = parity.run(parity.open_session(candidate), blob)
-        except Exception as error:  # ONNX Runtime raises its own types
+        except ExportError as error:
             raise ExportError(f"the fusion does not run on a batch of faces: {error}") from error
         parity.prove_same_outputs(answers, [expected], tolerance)
 
@@ -131,7 +131,7 @@ def _expected(members: Sequence[Member], pixels: NDArray[np.uint8]) -> NDArray[n
             session = parity.open_session_of(member.model)
             blob = member.normalisation.apply(pixels)
             rows = [parity.run(session, face[np.newaxis])[0] for face in blob]
-        except Exception as error:  # ONNX Runtime raises its own types
+        except ExportError as error:
             raise ExportError(f"{member.name} answers no face: {error}") from error
         if any(row.ndim != 2 for row in rows):
             raise ExportError(f"{member.name} does not answer one vector a face")
@@ -209,11 +209,9 @@ def _prepared(member: Member, place: int, opset: int) -> onnx.ModelProto:
     model.graph.input.append(taken)
     if _opset(model) != opset:
         try:
-            model = version_converter.convert_version(model, opset)
-        except Exception as error:  # the converter raises bare RuntimeErrors
-            raise ExportError(
-                f"{member.name} cannot be converted to operator set {opset}: {error}"
-            ) from error
+            model = converted(model, opset)
+        except ExportError as error:
+            raise ExportError(f"{member.name}: {error}") from error
     return compose.add_prefix(model, f"member{place}_")
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, version_converter
 
-from app.lab.export.parity import ExportError
+from app.lab.export.parity import ExportError, open_session_of
 
 # 17 is old enough for every runtime the service meets and new enough for all operators used here;
 # IR version 8 is the one that came with it.
@@ -41,16 +41,24 @@ def read_model(path: Path) -> onnx.ModelProto:
     return model
 
 
+def converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The same network in the operators of that set. Raises ExportError where that cannot be."""
+    try:
+        return version_converter.convert_version(model, opset)
+    except Exception as error:  # the converter raises bare RuntimeErrors
+        raise ExportError(f"it cannot be converted to operator set {opset}: {error}") from error
+
+
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same network with fewer nodes: constants computed, batch normalisations folded. What
-    ONNX Runtime does at its basic level, which stays within ONNX's own operators."""
+    ONNX Runtime does at its basic level, which stays within ONNX's own operators. Raises
+    ExportError where it cannot open the network."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "simplified.onnx"
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(path)
-        options.log_severity_level = 3
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        open_session_of(model, options)
         made = read_model(path)
     # It lists operator sets of its own that no node of the network is of.
     used = {node.domain for node in made.graph.node} | {""}

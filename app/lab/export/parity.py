@@ -185,25 +185,35 @@ def prove_batch_independence(path: Path, images: FloatArray, tolerance: float) -
 
 
 def open_session(path: Path) -> ort.InferenceSession:
-    """An ONNX Runtime session on one CPU thread: sums come in one order, results repeat."""
+    """An ONNX Runtime session on one CPU thread: sums come in one order, results repeat. Raises
+    ExportError if ONNX Runtime cannot open the network."""
     return _session(str(path))
 
 
-def open_session_of(model: onnx.ModelProto) -> ort.InferenceSession:
-    """The same for a network that no file holds yet."""
-    return _session(model.SerializeToString())
+def open_session_of(
+    model: onnx.ModelProto, options: ort.SessionOptions | None = None
+) -> ort.InferenceSession:
+    """The same for a network that no file holds yet; with other options, if they are given."""
+    return _session(model.SerializeToString(), options)
 
 
-def _session(source: str | bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
+def _session(source: str | bytes, given: ort.SessionOptions | None = None) -> ort.InferenceSession:
+    options = ort.SessionOptions() if given is None else given
     options.intra_op_num_threads = 1
     options.log_severity_level = (
         3  # sources declare shapes they do not keep; that is why we are here
     )
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises its own types
+        raise ExportError(f"ONNX Runtime cannot open the network: {error}") from error
 
 
 def run(session: ort.InferenceSession, images: NDArray[Any]) -> list[FloatArray]:
-    """All outputs of a network with one input."""
-    outputs = session.run(None, {session.get_inputs()[0].name: images})
+    """All outputs of a network with one input. Raises ExportError if it does not run on that."""
+    try:
+        outputs = session.run(None, {session.get_inputs()[0].name: images})
+    except Exception as error:  # ONNX Runtime raises its own types
+        shape = "x".join(map(str, images.shape))
+        raise ExportError(f"the network does not run on an input of {shape}: {error}") from error
     return [np.asarray(output, np.float32) for output in outputs]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, version_converter
+from onnx import TensorProto
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -24,7 +24,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 from app.lab.export import parity
-from app.lab.export.graph import OPSET, live_nodes
+from app.lab.export.graph import OPSET, converted, live_nodes
 from app.lab.export.parity import FloatArray
 
 LARGEST_HALF = 65504.0
@@ -200,10 +200,11 @@ def to_integers(
 
 
 def with_scales_a_channel(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in operators that know a scale for each channel (13 and newer)."""
+    """The model in operators that know a scale for each channel (13 and newer). Raises
+    ExportError."""
     if model.opset_import[0].version >= OPSET:
         return model
-    return version_converter.convert_version(model, OPSET)
+    return converted(model, OPSET)
 
 
 def _sensitive(graph: onnx.GraphProto) -> list[str]:

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, version_converter
+from onnx import TensorProto, helper
 
 from app.inference import device_graph
 from app.lab.export import parity
 from app.lab.export.faces import Normalisation
-from app.lab.export.graph import PRODUCER, read_model, simplified, without_prelu
+from app.lab.export.graph import PRODUCER, converted, read_model, simplified, without_prelu
 from app.lab.export.parity import ExportError, FloatArray, publish
 from app.lab.export.precision import MINIMUM_COSINE, Precision, to_half, to_integers
 from app.types import PixelScale
@@ -214,10 +214,7 @@ def _with_batch(source: onnx.ModelProto, options: Options) -> onnx.ModelProto:
     model = onnx.ModelProto()
     model.CopyFrom(source)
     if options.opset is not None and options.opset != model.opset_import[0].version:
-        try:
-            model = version_converter.convert_version(model, options.opset)
-        except Exception as error:  # the converter raises bare RuntimeErrors
-            raise ExportError(f"opset {options.opset} cannot be had: {error}") from error
+        model = converted(model, options.opset)
     if options.batch is not None:
         del model.graph.value_info[:]
         for value in (*model.graph.input[:1], *model.graph.output):

@@ -115,3 +115,18 @@ def test_a_detector_in_integers_needs_photos(
     assert done.exit_code == 1
     assert "There is no model pack" in done.stderr
     assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["recogniser", "pixels"])
+def test_a_network_with_unknown_operators_ends_with_an_error(tmp_path: Path, command: str) -> None:
+    value = [onnx.helper.make_tensor_value_info(n, 1, ["n", 3, 8, 8]) for n in ("x", "y")]
+    node = onnx.helper.make_node("Odd", ["x"], ["y"], domain="com.example")
+    graph = onnx.helper.make_graph([node], "g", value[:1], value[1:])
+    sets = [onnx.helper.make_opsetid(*one) for one in (("", 17), ("com.example", 1))]
+    model = onnx.helper.make_model(graph, ir_version=8, opset_imports=sets)
+    onnx.save(model, tmp_path / "a.onnx")
+    rest = {"recogniser": ["--faces", tmp_path], "pixels": ["--mean", "0", "--std", "1"]}[command]
+    done = _run(command, tmp_path / "a.onnx", tmp_path / "out.onnx", *rest)
+    assert done.exit_code == 1
+    assert "nothing was written" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]

@@ -26,6 +26,7 @@ from app.lab.export.recogniser import (
     SourceRecogniser,
     export_pixels,
     export_recogniser,
+    install_recogniser,
     read_onnx,
 )
 from app.settings import Device
@@ -89,6 +90,16 @@ def test_a_file_that_is_no_network(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"not a network")
     with pytest.raises(ExportError, match="is not an ONNX file"):
         export_pixels(tmp_path / "a.onnx", tmp_path / "out.onnx", CENTERFACE)
+
+
+def test_a_source_that_answers_no_single_face_is_not_installed(tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [3, 3, 8, 8]) for n in "ab"]
+    graph = helper.make_graph([helper.make_node("Abs", ["a"], ["b"])], "g", values[:1], values[1:])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opset), tmp_path / "a.onnx")
+    with pytest.raises(ExportError, match="does not run on an input of 1x3x8x8"):
+        install_recogniser(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    assert not (tmp_path / "b.onnx").exists()
 
 
 def test_fixed_batches_and_sizes_stay_fixed(tmp_path: Path) -> None:

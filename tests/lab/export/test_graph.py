@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from app.lab.export import parity
-from app.lab.export.graph import without_prelu
+from app.lab.export.graph import converted, simplified, without_prelu
+from app.lab.export.parity import ExportError
 
 C = 6
 RANDOM = np.random.default_rng(5)
@@ -73,3 +74,17 @@ def test_batch_normalisation() -> None:
     assert operators(rewritten) == {"Conv": 1}
     x = RANDOM.standard_normal((2, C, 5, 7)).astype(np.float32)
     np.testing.assert_allclose(answers(rewritten, x), answers(source, x), atol=1e-5)
+
+
+def test_what_the_libraries_refuse_is_an_export_error() -> None:
+    model = network(helper.make_node("Dropout", ["x"], ["y"], is_test=0), {})
+    model.opset_import[0].version = 6  # in training, which newer operators do not have
+    with pytest.raises(ExportError, match=r"operator set 17: .*is_test"):
+        converted(model, 17)
+    model = network(helper.make_node("Odd", ["x"], ["y"], domain="com.example"), {})
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    with pytest.raises(ExportError, match=r"cannot open the network: .*Odd"):
+        simplified(model)
+    model = network(helper.make_node("Abs", ["x"], ["y"]), {})
+    with pytest.raises(ExportError, match="does not run on an input of 1x2x3: "):
+        parity.run(parity.open_session_of(model), np.zeros((1, 2, 3), np.float32))
