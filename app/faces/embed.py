@@ -3,7 +3,7 @@
 import numpy as np
 
 from app.errors import PackError
-from app.faces.images import first_answer, run_on_crops, with_mirror_images
+from app.faces.images import blank_crops, first_answer, run_on_crops, with_mirror_images
 from app.inference.pack_spec import RecogniserSpec
 from app.inference.session import Network
 from app.types import FloatArray, Image, PixelScale
@@ -20,9 +20,12 @@ class Recogniser:
         self._model = model
         self._spec = spec
         self._scale = PixelScale(spec.mean, spec.std, rgb=spec.colour == "rgb")
-        blank = np.zeros((1, spec.input_size, spec.input_size, 3), dtype=np.uint8)
         with first_answer(model, spec.input_size, "one vector", "recogniser"):
-            dimension = self._raw(blank).shape[1]
+            crops = blank_crops(model, spec.input_size)
+            vectors = self._raw(crops)
+            if vectors.ndim != 2 or len(vectors) != len(crops):
+                raise ValueError(f"the answer to {len(crops)} has the shape {vectors.shape}")
+        dimension = vectors.shape[1]
         if dimension != spec.dimension:
             raise PackError(
                 f"{model.path} answers {dimension} numbers per face, the pack announces "

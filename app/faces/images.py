@@ -117,6 +117,13 @@ def first_answer(network: Network, side: int, answer: str, member: str) -> Itera
         ) from error
 
 
+def blank_crops(model: Network, side: int) -> Image:
+    """Black crops (n, side, side, 3) that a new network is tried with: two if it is given several
+    at a time, because it may take one alone and fail with more, or answer them mixed up."""
+    several = model.dynamic_batch and not model.batches_itself
+    return np.zeros((2 if several else 1, side, side, 3), np.uint8)
+
+
 def run_on_crops(model: Network, crops: Image, scale: PixelScale, most: int = 1) -> FloatArray:
     """The first output for each of (n, size, size, 3) BGR crops, n > 0. A network that makes its
     own batches gets all crops in one call, one that takes any batch `most` at a time, and any other

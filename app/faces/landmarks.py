@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from app.errors import PackError
 from app.faces.images import (
     ARCFACE_TEMPLATE,
+    blank_crops,
     cut_faces,
     first_answer,
     run_on_crops,
@@ -38,7 +39,7 @@ class LandmarkRefiner:
         self._model = model
         self._weight = np.float32(spec.weight)
         with first_answer(model, SIDE, "five landmarks", "landmarks"):
-            answer = self._answer(np.zeros((1, SIDE, SIDE, 3), dtype=np.uint8))
+            answer = self._answer(blank_crops(model, SIDE))
         if not np.isfinite(answer).all():
             raise PackError(f"{model.path} answers landmarks that are not numbers.")
 

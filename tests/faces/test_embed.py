@@ -191,3 +191,29 @@ def test_normalising() -> None:
     assert unit[0].tolist() == pytest.approx([0.6, 0.8])
     assert unit[1].tolist() == [0, 0]
     assert np.isfinite(unit).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "answered"), [([0, 0, 1, 1], r"\(2, 3, 1, 1\)"), ([1, -1], r"\(1, 6\)")]
+)
+def test_an_answer_that_is_not_one_vector_for_each_face(
+    tmp_path: Path, pack: ModelPack, shape: list[int], answered: str
+) -> None:
+    """The second network answers one face as it should."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    make, number = onnx.helper, onnx.TensorProto.FLOAT
+    graph = make.make_graph(
+        [
+            make.make_node("GlobalAveragePool", ["faces"], ["means"]),
+            make.make_node("Reshape", ["means", "shape"], ["vectors"]),
+        ],
+        "means",
+        [make.make_tensor_value_info("faces", number, ["n", 3, 112, 112])],
+        [make.make_tensor_value_info("vectors", number, None)],
+        [onnx.numpy_helper.from_array(np.array(shape), "shape")],
+    )
+    opset = make.make_opsetid("", 17)
+    onnx.save(make.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "means.onnx")
+    spec = pack.recogniser.model_copy(update={"dimension": 3})
+    with pytest.raises(PackError, match=f"the answer to 2 has the shape {answered}.*pack.toml"):
+        Recogniser(OnnxModel(tmp_path / "means.onnx", Device.CPU), spec)
