@@ -4,6 +4,7 @@ descriptors: sockets, database connections, index files."""
 import math
 import os
 import resource
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +12,43 @@ from pathlib import Path
 from app.errors import StartupError
 
 CGROUP = Path("/sys/fs/cgroup")
+# A line for each hierarchy: its number, its controllers (of version 2 none), and the group.
+OWN_GROUPS = Path("/proc/self/cgroup")
 # Version 2 and version 1 of control groups.
-MEMORY_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")
 
 
-def usable_cores(cgroup: Path = CGROUP) -> int:
-    """Cores this process may run on, at most its control group's CPU quota rounded up."""
+def usable_cores(cgroup: Path = CGROUP, own: Path = OWN_GROUPS) -> int:
+    """Cores this process may run on, at most the CPU quota, rounded up, of its control group and of
+    those around it."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = _quota(cgroup)
-    return max(1, min(allowed or 1, math.ceil(quota) if quota else allowed or 1))
+    quotas = [quota for folder in _folders("cpu", cgroup, own) if (quota := _quota(folder))]
+    return max(1, min([allowed or 1, *map(math.ceil, quotas)]))
 
 
-def _quota(cgroup: Path) -> float | None:
+def _folders(controller: str, cgroup: Path, own: Path) -> Iterator[Path]:
+    """Folders that may have the limits of a controller: those of the roots, which are a container's
+    own groups, and those on the way to this process's group, as of a unit of systemd."""
+    yield from (cgroup, cgroup / controller)
+    with suppress(OSError, ValueError):
+        for line in own.read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers and controller not in controllers.split(","):
+                continue
+            folder = cgroup / controller if controllers else cgroup
+            for name in Path(group).parts[1:]:
+                folder /= name
+                yield folder
+
+
+def _quota(folder: Path) -> float | None:
     """Cores' worth of time: version 2's `cpu.max` or version 1's two files; None if unbound."""
     try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
+        quota, period = (folder / "cpu.max").read_text().split()
     except (OSError, ValueError):
         try:
-            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
-            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
         except OSError:
             return None
     try:
@@ -39,12 +58,14 @@ def _quota(cgroup: Path) -> float | None:
     return cores if cores > 0 else None
 
 
-def usable_memory(cgroup: Path = CGROUP) -> int:
-    """Bytes of the machine's memory, at most its control group's limit."""
+def usable_memory(cgroup: Path = CGROUP, own: Path = OWN_GROUPS) -> int:
+    """Bytes of the machine's memory, at most the limits of this process's control group and of
+    those around it."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for name in MEMORY_LIMITS:
-        with suppress(OSError, ValueError):  # "max": no limit
-            found.append(int((cgroup / name).read_text()))
+    for folder in _folders("memory", cgroup, own):
+        for name in MEMORY_LIMITS:
+            with suppress(OSError, ValueError):  # "max": no limit
+                found.append(int((folder / name).read_text()))
     return min(found)
 
 

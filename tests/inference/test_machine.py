@@ -56,6 +56,37 @@ def test_a_control_groups_limit_of_memory(
     assert usable_memory(tmp_path) == usable
 
 
+@pytest.mark.parametrize(
+    ("groups", "place"),
+    [("0::/system.slice/likeness.service", ""),
+     ("3:cpu,cpuacct:/other.slice\n2:memory:/system.slice/likeness.service\n0::/", "memory")],
+)  # fmt: skip
+@pytest.mark.parametrize("limited", ["system.slice", "system.slice/likeness.service"])
+def test_a_unit_s_limit_of_memory(tmp_path: Path, groups: str, place: str, limited: str) -> None:
+    """systemd makes its group below the root, and around it that of the slice."""
+    own = tmp_path / "own"
+    own.write_text(f"{groups}\n")
+    name = "memory.limit_in_bytes" if place else "memory.max"
+    for folder in ("system.slice/likeness.service", "other.slice"):
+        (tmp_path / place / folder).mkdir(parents=True)
+    (tmp_path / place / "other.slice" / name).write_text("1\n")
+    assert usable_memory(tmp_path, own) == MACHINE
+    (tmp_path / place / limited / name).write_text("1000000\n")
+    assert usable_memory(tmp_path, own) == 1_000_000
+
+
+@pytest.mark.parametrize(("outer", "inner"), [("max", "100000"), ("100000", "max")])
+def test_a_unit_s_quota(tmp_path: Path, outer: str, inner: str) -> None:
+    own = tmp_path / "own"
+    own.write_text("0::/system.slice/likeness.service\n")
+    unit = tmp_path / "system.slice" / "likeness.service"
+    unit.mkdir(parents=True)
+    assert usable_cores(tmp_path, own) == ALLOWED
+    (unit.parent / "cpu.max").write_text(f"{outer} 100000\n")
+    (unit / "cpu.max").write_text(f"{inner} 100000\n")
+    assert usable_cores(tmp_path, own) == 1
+
+
 def test_no_control_group_limits_memory() -> None:
     assert MACHINE > 2**28
 
