@@ -50,7 +50,7 @@ class OpenVinoModel:
         self.provider = PROVIDERS[precision]
         try:
             self._model = _compiled(path, precision, streams, compiled)
-            first = self._model.inputs[0]
+            (first,) = self._model.inputs
             self.output_names: list[str] = [one.get_any_name() for one in self._model.outputs]
         except Exception as error:  # OpenVINO raises RuntimeError and types of its own
             OnnxModel(path, Device.CPU)  # a file that nothing can run is no fault of OpenVINO's
@@ -69,6 +69,8 @@ class OpenVinoModel:
     @property
     def fixed_size(self) -> tuple[int, int] | None:
         """Height and width of the images where the network takes no others."""
+        if len(self._sides) != 4:
+            return None
         height, width = self._sides[1:3] if self.takes_pixels else self._sides[2:4]
         return None if height is None or width is None else (height, width)
 
@@ -91,9 +93,15 @@ class OpenVinoModel:
 
     def try_out(self, batch: NDArray[Any]) -> None:
         """Run a batch here and in ONNX Runtime and compare the outputs. Raises DeviceError for a
-        difference, and what ONNX Runtime raises where it cannot run the batch either."""
-        reference = OnnxModel(self.path, Device.CPU)
-        expected = dict(zip(reference.output_names, reference.run(batch), strict=True))
+        difference or a batch that only one of them runs, and what OpenVINO raises if neither
+        does."""
+        try:
+            reference = OnnxModel(self.path, Device.CPU)
+            expected = dict(zip(reference.output_names, reference.run(batch), strict=True))
+        except Exception as error:  # ONNX Runtime raises its own types
+            self.run(batch)
+            reason = f"cannot be compared: ONNX Runtime does not run it: {_short(error)}"
+            raise DeviceError(_advice(self.path, reason)) from error
         try:
             found = dict(zip(self.output_names, self.run(batch), strict=True))
         except Exception as error:

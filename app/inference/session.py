@@ -88,7 +88,12 @@ class OnnxModel:
         self.cpu_nodes = _cpu_nodes(self._session)
         recorded = options.graphs and self.provider != CPU_PROVIDER
         self._bound = BoundSession(self._session, "cuda") if recorded else None
-        first = self._session.get_inputs()[0]
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise PackError(
+                f"{path} is not a network that can be run: it has {len(inputs)} inputs, not one."
+            )
+        first = inputs[0]
         self.input_name: str = first.name
         self.input_shape: list[int | str | None] = list(first.shape)
         self.output_names: list[str] = [output.name for output in self._session.get_outputs()]

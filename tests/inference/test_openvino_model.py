@@ -171,6 +171,21 @@ def test_what_is_no_network_is_the_pack_s_fault(tmp_path: Path) -> None:
         OpenVinoModel(path, FP32)
 
 
+def test_what_onnx_runtime_does_not_run_is_not_proven(tmp_path: Path) -> None:
+    """OpenVINO converts the numbers that it is given; ONNX Runtime refuses others than its own."""
+    node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
+    path = saved(tmp_path, [node], ("x", TensorProto.FLOAT16, ["n", 3, 8, 8]), "y")
+    network = OpenVinoModel(path, FP32)
+    with pytest.raises(DeviceError, match=r"network.onnx cannot be compared: ONNX Runtime"):
+        network.try_out(np.ones((1, 3, 8, 8), np.float32))
+
+
+def test_a_network_that_takes_no_images_has_no_size(tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    path = saved(tmp_path, [node], ("x", TensorProto.FLOAT, ["n", 3]), "y")
+    assert OpenVinoModel(path, FP32).fixed_size is None
+
+
 def saved(
     folder: Path, nodes: list[onnx.NodeProto], given: tuple[str, int, list[object]], output: str
 ) -> Path:

@@ -136,3 +136,22 @@ def test_what_was_made_of_a_file_is_run_in_its_place(pack: ModelPack, faces: np.
     made = OnnxModel(pack.recogniser_path, Device.CPU, content=content)
     assert len(made.output_names) == 4
     assert made.path == pack.recogniser_path
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_network_takes_one_input(tmp_path: Path, count: int) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    make, number = onnx.helper, onnx.TensorProto.FLOAT
+    names = [f"image{i}" for i in range(count)]
+    node = make.make_node("Sum", [*names, "constant"], ["answer"])
+    graph = make.make_graph(
+        [node],
+        "sum",
+        [make.make_tensor_value_info(name, number, ["n", 3, 8, 8]) for name in names],
+        [make.make_tensor_value_info("answer", number, None)],
+        [onnx.numpy_helper.from_array(np.ones(1, np.float32), "constant")],
+    )
+    opset = make.make_opsetid("", 17)
+    onnx.save(make.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "sum.onnx")
+    with pytest.raises(PackError, match=rf"sum.onnx .*has {count} inputs, not one"):
+        OnnxModel(tmp_path / "sum.onnx", Device.CPU)
