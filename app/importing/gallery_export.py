@@ -87,8 +87,9 @@ def export(store: Store, record: CollectionRecord, out: Path, progress: Progress
     file `out`; how many templates. The file's suffix says which format: .parquet, .jsonl or .zip
     (the one with crops).
 
-    It appears under its name when it is whole. Raises GalleryExportError, and CollectionNotFound if
-    the collection is deleted meanwhile.
+    All of it is of one state of the database, whatever is changed meanwhile. It appears under its
+    name when it is whole. Raises GalleryExportError, and CollectionNotFound if the collection is
+    deleted meanwhile.
     """
     writers = {".parquet": _parquet, ".jsonl": _jsonl, ".zip": _zip}
     if out.suffix not in writers:
@@ -96,7 +97,6 @@ def export(store: Store, record: CollectionRecord, out: Path, progress: Progress
     if out.exists():
         raise GalleryExportError(f"{out} exists already; name another file.")
     written = unfinished(out)
-    source = _ExportedCollection(store, record, progress)
     try:
         # It holds biometric data: its owner's alone, and no file that was there, nor a link.
         os.close(os.open(written, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -109,7 +109,12 @@ def export(store: Store, record: CollectionRecord, out: Path, progress: Progress
         raise _cannot_write(out, error) from error
     try:
         with bound_to(record):
-            writers[out.suffix](written, source)
+            with store.database.one_state():
+                # As it is in this state: its embedding space may have been changed meanwhile.
+                now = store.collections.get(record.name)
+                source = _ExportedCollection(store, now, progress)
+                writers[out.suffix](written, source)
+            store.collections.get(record.name)  # it may have been deleted meanwhile
         publish(written, out)
     except OSError as error:
         raise _cannot_write(out, error) from error

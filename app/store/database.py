@@ -4,6 +4,7 @@ service."""
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import NoReturn, TypeVar
@@ -34,6 +35,8 @@ RETRY_AFTER_S = 1
 MAX_IDLE_CONNECTIONS = 4
 # The key, in a connection's `info`, of the code of the error that refused a part of a transaction.
 REFUSED = "refused"
+# The transaction in which this context reads that database, while it is in `Database.one_state`.
+_ONE_STATE: "ContextVar[tuple[Database, Connection] | None]" = ContextVar("state", default=None)
 
 
 def now_utc() -> datetime:
@@ -112,8 +115,27 @@ class Database:
     # --- transactions ------------------------------------------------------------------------
 
     @contextmanager
+    def one_state(self) -> Iterator[None]:
+        """Everything that this context reads within the block is of one state of the database,
+        however long that takes. No writer waits for it."""
+        with self.reading() as connection:
+            self._backend.be_patient(connection)
+            token = _ONE_STATE.set((self, connection))
+            try:
+                yield
+            finally:
+                _ONE_STATE.reset(token)
+
+    def _of_one_state(self) -> Connection | None:
+        found = _ONE_STATE.get()
+        return found[1] if found is not None and found[0] is self else None
+
+    @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that only reads, and sees one state throughout."""
+        if (connection := self._of_one_state()) is not None:
+            yield connection
+            return
         try:
             with self._reader.begin() as connection:
                 yield connection
@@ -124,6 +146,9 @@ class Database:
     def reading_once(self) -> Iterator[Connection]:
         """For a single statement that reads, faster than a transaction. The connection to SQLite
         stays open: taking one from the pool takes longer than the read."""
+        if (held := self._of_one_state()) is not None:
+            yield held
+            return
         try:
             try:
                 connection = self._idle_connections.pop()

@@ -13,13 +13,14 @@ from app.decision.policy import CollectionPolicy
 from app.encryption.keys import new_key_line
 from app.errors import CollectionNotFound
 from app.imaging import encode_crop
+from app.importing import gallery_export
 from app.importing.gallery_export import GalleryExportError, export
 from app.importing.local import LocalImport
 from app.importing.options import ImportOptions
 from app.importing.outcomes import RowOutcome, RowResult
 from app.importing.sources import SourceOptions, rows_of
 from app.importing.zips import new_bundle
-from app.recognition.enroll import template_from_photo
+from app.recognition.enroll import template_from_embedding, template_from_photo
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.writing import delete_collection, enroll_person
@@ -60,6 +61,36 @@ def test_a_collection_that_is_deleted_meanwhile_is_not_joined_with_another(
     with pytest.raises(CollectionNotFound, match="'default'"):
         export(services.gallery.store, record, tmp_path / "all.jsonl", replace_collection)
     assert not list(tmp_path.glob("all*"))
+
+
+def test_what_is_changed_meanwhile_is_not_in_it(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a moved face is in it twice, a renamed person under both ids, and a person who gets
+    the first face is missing."""
+    gallery = services.gallery
+    record = gallery.require("default")
+    before, meanwhile = tmp_path / "before.jsonl", tmp_path / "meanwhile.jsonl"
+    export(gallery.store, record, before, lambda _: None)
+    first, second, _ = gallery.store.embeddings.exported("default", 0, 3)
+    made = template_from_embedding(services, -first.embedding)
+
+    def change(count: int) -> None:
+        with ThreadPoolExecutor(1) as another:
+            if count == 1:
+                another.submit(gallery.move_face, "default", first.face_id, "biden").result()
+                persons = gallery.store.persons
+                another.submit(persons.update, "default", "obama", new_id="barack").result()
+            if count == 3:
+                given = gallery, "default", "nobody yet", None, [made]
+                another.submit(enroll_person, *given).result()
+
+    monkeypatch.setattr(gallery_export, "ROWS_AT_ONCE", 1)
+    assert export(gallery.store, record, meanwhile, change) == 3
+    assert meanwhile.read_bytes() == before.read_bytes()
+    now = gallery.store.embeddings.exported("default", 0, 9)
+    assert {one.person_id for one in now} == {"barack", "biden", "nobody yet"}
+    assert second.face_id in {one.face_id for one in now}
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "zip"])

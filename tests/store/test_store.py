@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -310,3 +311,23 @@ def test_crops_that_the_policy_no_longer_keeps_are_not_stored(
     store_person(store, "default", "ada", None, [one])
     store.imports.enroll("default", [PersonTemplate("bob", None, other)], SPACE)
     assert [face.crop for face in store.embeddings.exported("default", 0, 9)] == [None, None]
+
+
+def test_reads_of_one_state(store: Store) -> None:
+    """An export reads for minutes. Other threads read and write as ever."""
+    store.collections.create("staff", SPACE, 4, {})
+    store.persons.create("staff", "ada", {})
+
+    def ids() -> list[str]:
+        return [one.person_id for one in store.persons.page("staff", None, 9).items]
+
+    with ThreadPoolExecutor(1) as another, store.database.one_state():
+        assert ids() == ["ada"]
+        another.submit(store.persons.create, "staff", "grace", {}).result()
+        another.submit(store.collections.create, "new", SPACE, 4, {}).result()
+        assert another.submit(ids).result() == ["ada", "grace"]
+        assert ids() == ["ada"]
+        with pytest.raises(CollectionNotFound):
+            store.collections.get("new")
+    assert ids() == ["ada", "grace"]
+    assert store.collections.get("new").name == "new"
