@@ -86,7 +86,8 @@ class CollectionPolicy(BaseModel):
             strict=False,
             description="Identify: `all` answers with the nearest persons, matches or not; "
             "`identified` names nobody but the person that is identified, or in `between` those of "
-            "an ambiguous answer, and refuses calls whose threshold is below the policy's.",
+            "an ambiguous answer, and refuses calls whose threshold is below the policy's, as well "
+            "as such verifications of a person.",
         ),
     ] = ShownCandidates.ALL
     identify_gate: Annotated[

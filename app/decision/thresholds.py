@@ -9,7 +9,7 @@ from typing import Literal
 from app.decision.calibration import Calibration
 from app.decision.policy import CollectionPolicy
 from app.decision.rates import Rate
-from app.errors import NotCalibrated, RateOutOfReach
+from app.errors import InvalidRequest, NotCalibrated, RateOutOfReach
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 from app.types import FloatArray
@@ -208,6 +208,18 @@ def verification_threshold(
     else:
         decision = _policy_threshold(request, policy, chain, size, Default("target_fmr", claimed))
     return replace(decision, score=chain.score)
+
+
+def refuse_lower(found: ThresholdDecision, own: ThresholdDecision, collection: str) -> None:
+    """Raise InvalidRequest if the threshold that a call has found is below the policy's own. For a
+    policy that shows only who is identified: at a threshold of -1 everybody is, and a verification
+    names those who are declared different from the claimed person."""
+    if found.threshold < own.threshold:
+        raise InvalidRequest(
+            f"The call's threshold, {found.threshold:.4g}, is below {own.threshold:.4g}, that of "
+            f"the policy of '{collection}'. With its candidates=identified a call can only raise "
+            "it: send a higher threshold, a lower target, or neither."
+        )
 
 
 def _policy_threshold(

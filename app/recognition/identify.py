@@ -15,6 +15,7 @@ from app.decision.thresholds import (
     ThresholdDecision,
     ThresholdRequest,
     identification_threshold,
+    refuse_lower,
 )
 from app.decision.verdicts import Rejections, Verdict, decide
 from app.errors import InvalidRequest
@@ -246,13 +247,7 @@ class _Call(Generic[T]):
         named = self.request.threshold != ThresholdRequest()
         if policy.candidates is ShownCandidates.IDENTIFIED and named:
             own = identification_threshold(ThresholdRequest(), *search, likeness=result.likeness)
-            if found.threshold < own.threshold:
-                raise InvalidRequest(
-                    f"The call's threshold, {found.threshold:.4g}, is below {own.threshold:.4g}, "
-                    f"that of the policy of '{self.request.collection}'. With its "
-                    "candidates=identified a call can only raise it: send a higher threshold, a "
-                    "lower target, or neither."
-                )
+            refuse_lower(found, own, self.request.collection)
         return found
 
 

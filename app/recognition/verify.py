@@ -7,12 +7,13 @@ from typing import Generic, TypeVar
 from app.decision.face_selection import FaceSelection, selector_of, usable_face
 from app.decision.gates import OPEN_GATE, QualityGate
 from app.decision.pairs import PairRules
-from app.decision.policy import CollectionPolicy, policy_of
+from app.decision.policy import CollectionPolicy, ShownCandidates, policy_of
 from app.decision.thresholds import (
     ONE_COMPARISON,
     CalibrationChain,
     ThresholdDecision,
     ThresholdRequest,
+    refuse_lower,
     verification_threshold,
 )
 from app.decision.verdicts import Doubt, Rejections, is_match
@@ -111,7 +112,8 @@ async def verify(
 
     Raises CollectionNotFound, PersonNotFound, ConsentMissing for a person whose consent has ended,
     EmbeddingSpaceMismatch, NoFaceEnrolled for a person without faces, the ImageError and FaceError
-    families, RateOutOfReach and NotCalibrated.
+    families, RateOutOfReach, NotCalibrated, and InvalidRequest for a threshold below the policy's
+    if that shows only who is identified.
     """
     call, scheduler = _Call(services, request, times, make), services.scheduler
     done: tuple[Verification, T] | None = None
@@ -225,9 +227,13 @@ class _Call(Generic[T]):
             nearest = compared = _compare(services, record, request, vector, chain.score)
             similarity, size = nearest.similarity, nearest.compared
             reference_vector = nearest.embedding
-        threshold = _threshold(services, request, (policy_of(record), chain), size)
+        policy = policy_of(record)
+        threshold = _threshold(services, request, (policy, chain), size)
         if not request.needs_index:  # that of a search follows the gallery instead
             threshold = threshold.for_pair(vector, reference_vector)
+        if nearest is not None and policy.candidates is ShownCandidates.IDENTIFIED:
+            own = verification_threshold(ThresholdRequest(), policy, chain, size, size)
+            refuse_lower(threshold, own.for_pair(vector, reference_vector), request.collection)
         reached = is_match(similarity, threshold.threshold)
         rejections, doubt = Rejections.of(services.gallery, request.collection, threshold), None
         rejected = rejections is not None and rejections.rejects(faces[0].face, compared)

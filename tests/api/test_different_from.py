@@ -249,6 +249,28 @@ class TestVerify:
         answer = twins.client.post("/v1/verify", files=files).json()
         assert (answer["is_match"], answer["status"]) == (True, "match")
 
+    def test_a_lowered_threshold_names_nobody_who_is_hidden(
+        self, twins: Any, astronaut: bytes
+    ) -> None:
+        """With `candidates: identified` a stranger's photo would otherwise name the other one."""
+        declare(twins, "obama", "twin").raise_for_status()
+        low = [{"threshold": "-1"}, {"target_fmr": "0.5"}, {"target_fpir": "0.5"}]
+        answer = twins.verify(astronaut, person_id="obama", **low[0]).json()
+        assert {one["person_id"] for one in answer["between"]} == {"obama", "twin"}
+        url = f"/v1/collections/{twins.name}"
+        policy = {"policy": {"candidates": "identified"}}
+        twins.client.patch(url, json=policy).raise_for_status()
+        for fields in low:
+            refused = twins.verify(astronaut, person_id="obama", **fields)
+            assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+            assert "candidates=identified" in refused.json()["detail"]
+            assert "twin" not in refused.text
+        for high in ({}, {"threshold": "0.9"}, {"target_fmr": "0.0001"}, {"target_fmr": "0.00005"}):
+            assert twins.verify(astronaut, person_id="obama", **high).json()["between"] == []
+        files = {"image": astronaut, "reference": astronaut}
+        fields = {"collection": twins.name, "threshold": "0"}
+        twins.client.post("/v1/verify", files=files, data=fields).raise_for_status()
+
 
 def test_neither_a_search_nor_a_correction_enrols(twins: Any, astronaut: bytes) -> None:
     """Confirming who somebody is, or is not, stores no face: that takes a call to enroll."""
