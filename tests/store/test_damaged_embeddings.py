@@ -1,4 +1,4 @@
-"""Plain embeddings whose bytes were changed outside the service."""
+"""Embeddings, and the keys of encrypted ones, that were changed outside the service."""
 
 from collections.abc import Callable
 
@@ -49,3 +49,22 @@ def test_it_is_reported_when_it_is_to_be_encrypted(engine_url: str, directions: 
     ring = KeyRing(parse_keys(new_key_line("first").encode(), "test"))
     done = open_store(engine_url, ring=ring).encryption.reencrypt("default")
     assert (done.persons, done.failed) == (0, ["ada"])
+
+
+@pytest.mark.parametrize("lost", ["data_key = NULL", "data_key = NULL, key_id = NULL"])
+def test_a_data_key_that_is_missing_is_reported(
+    engine_url: str, directions: Draw, lost: str
+) -> None:
+    ring = KeyRing(parse_keys(new_key_line("first").encode(), "test"))
+    store = open_store(engine_url, ring=ring)
+    record = store.collections.create("default", SPACE, DIMENSION, {})
+    store_person(store, "default", "ada", None, [template(directions(1)[0], "0")])
+    with store.database.writing() as connection:
+        connection.execute(text(f"UPDATE persons SET {lost}"))
+    for read in (
+        lambda: store.embeddings.of_person("default", "ada"),
+        lambda: store.changes.since(record, 0),
+        lambda: store.embeddings.exported("default", 0, 10),
+    ):
+        with pytest.raises(DamagedData, match="'default' is missing"):
+            read()

@@ -165,6 +165,11 @@ def key_binding(collection: CollectionRecord, person: int) -> KeyBinding:
 
 
 def _encrypted(collection: CollectionRecord, row: Any) -> EncryptedTemplate:
+    if row.data_key is None or row.key_id is None:
+        raise DamagedData(
+            "The data key of a person with encrypted embeddings in the collection "
+            f"'{collection.name}' is missing. {DAMAGED}"
+        )
     wrapped = WrappedKey(row.key_id, row.data_key)
     binding = key_binding(collection, row.owner_key)
     return EncryptedTemplate(binding, wrapped, row.encrypted_face, row.embedding)
