@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from app.errors import RevisionPruned
 from app.gallery.maintenance import Pruning
+from app.store.sql import changes as change_log
 from app.store.sql.tables import changes
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_gallery, open_store, template
@@ -72,6 +73,24 @@ def test_what_is_old_goes_and_the_newest_stays(
     clock.now += 100 * DAY
     store.changes.prune(0, DAY, MANY)
     assert revisions(store) == [6], "by it everybody knows that nothing has changed"
+
+
+def test_a_collection_without_a_log_does_not_end_the_sweep(
+    store: Store, directions: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose rows are being removed."""
+    monkeypatch.setattr(change_log, "COLLECTIONS_AT_ONCE", 2)
+    for name in ("second", "third"):
+        store.collections.create(name, SPACE, DIMENSION, {})
+    for name in ("default", "second", "third"):
+        enroll(store, directions(3), name)
+    with store.database.writing() as connection:
+        key = store.collections.get("default").key
+        connection.execute(delete(changes).where(changes.c.collection == key))
+    place: int | None = 0
+    while place is not None:
+        place = store.changes.prune(place, DAY, 1)
+    assert revisions(store, "third") == [3]
 
 
 def test_of_many_young_ones_the_oldest_go(store: Store, directions: Draw) -> None:

@@ -140,7 +140,7 @@ class ChangeLog:
         that has a revision has all later ones.
         """
         limit = _Limit(self._database.clock() - kept, most_revisions)
-        logs = self._logs(after)
+        logs, following = self._logs(after)
         removed = 0
         for log in logs:
             if limit.keeps(log, log.oldest, log.oldest_at):
@@ -151,10 +151,11 @@ class ChangeLog:
                 return log.collection - 1
             if removed >= ROWS_AT_ONCE:
                 return log.collection
-        return logs[-1].collection if len(logs) == COLLECTIONS_AT_ONCE else None
+        return following
 
-    def _logs(self, after: int) -> Sequence[_Log]:
-        """Those of the next collections that have one."""
+    def _logs(self, after: int) -> tuple[Sequence[_Log], int | None]:
+        """Those of the next collections, as far as they have one, and the key of the last
+        collection if there may be more."""
         first = (
             select(changes.c.revision)
             .where(changes.c.collection == collections.c.id)
@@ -179,11 +180,13 @@ class ChangeLog:
         )
         query = select(some, at.label("oldest_at")).order_by(some.c.id)
         with self._database.reading() as connection:
-            return [
-                _Log(row.id, row.revision, row.oldest, aware(row.oldest_at))
-                for row in connection.execute(query)
-                if row.oldest is not None
-            ]
+            rows = connection.execute(query).all()
+        logs = [
+            _Log(row.id, row.revision, row.oldest, aware(row.oldest_at))
+            for row in rows
+            if row.oldest is not None  # that of a deleted collection may be removed already
+        ]
+        return logs, rows[-1].id if len(rows) == COLLECTIONS_AT_ONCE else None
 
     def _prune(self, log: _Log, limit: _Limit) -> tuple[int, bool]:
         """How many entries of one log were removed, and whether there may be more."""
