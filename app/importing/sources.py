@@ -22,7 +22,7 @@ from app.importing.source_rows import (
     printable,
     read_file,
 )
-from app.importing.tables import TABLES, TableContext, count_lines, text_of
+from app.importing.tables import TABLES, TableContext, count_rows, text_of
 from app.importing.tars import tar_rows, tar_stream_rows
 from app.importing.zips import count_zip, zip_rows
 
@@ -227,5 +227,5 @@ def _count(source: str, options: SourceOptions) -> int | None:
         return count_parquet(path)
     if kind in TABLES and path.is_file():
         with path.open("rb") as file:
-            return count_lines(file) - (kind == ".csv")
+            return count_rows(file, kind)
     return count_zip(path, options) if kind == ZIP else None

@@ -147,13 +147,13 @@ def has_columns(text: TextIO, suffix: str) -> bool:
     return PERSON in names and bool(NEEDED & names)
 
 
-def count_lines(file: IO[bytes]) -> int:
-    """Lines, the last of which may lack its end."""
+def count_rows(file: IO[bytes], suffix: str) -> int:
+    """Lines, the last of which may lack its end; of a CSV without the first."""
     lines, last = 0, b""
     while chunk := file.read(1 << 20):
         lines += chunk.count(b"\n")
         last = chunk[-1:]
-    return lines + (last not in (b"", b"\n"))
+    return max(0, lines + (last not in (b"", b"\n")) - (suffix == ".csv"))
 
 
 class _Lines:

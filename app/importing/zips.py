@@ -29,7 +29,7 @@ from app.importing.tables import (
     MAX_LINE,
     TABLES,
     TableContext,
-    count_lines,
+    count_rows,
     has_columns,
     is_manifest,
     text_of,
@@ -110,7 +110,7 @@ def count_zip(path: Path, options: SourceOptions) -> int | None:
     try:
         with _opened(path, path.name, options) as archive:
             table = archive.table()
-            return len(archive.files) if table is None else archive.count_lines(table)
+            return len(archive.files) if table is None else archive.count_rows(table)
     except ImportSourceError:
         return None  # reading it reports the reason
 
@@ -204,12 +204,12 @@ class _Zip:
             rows_of = TABLES[table.suffix.lower()]
             yield from self._budget.rows(rows_of(text, f"{self._name}/{table}", context))
 
-    def count_lines(self, table: PurePosixPath) -> int | None:
+    def count_rows(self, table: PurePosixPath) -> int | None:
         """The approximate number of rows of a table; None if counting would take long."""
         if self.files[table].file_size > MAX_COUNTED:
             return None
         with self._read(self.files[table]) as file:
-            return count_lines(file) - (table.suffix.lower() == ".csv")
+            return count_rows(file, table.suffix.lower())
 
     def _found(self, name: str, folder: PurePosixPath) -> zipfile.ZipInfo:
         for wanted in (name, name.replace("\\", "/")):

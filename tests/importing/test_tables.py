@@ -163,3 +163,8 @@ def write_parquet(path: Path, records: list[dict[str, object]]) -> None:
     pq = pytest.importorskip("pyarrow.parquet", reason="the parquet extra is not installed")
     pa = pytest.importorskip("pyarrow")
     pq.write_table(pa.Table.from_pylist(records), path)
+
+
+def test_an_empty_table_has_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"")
+    assert total_of([str(tmp_path / "x.csv")], OPTIONS) == 0
