@@ -113,12 +113,7 @@ class RemoteImport:
         is_new = answer.status_code == httpx.codes.NOT_FOUND
         if is_new:
             answer = self._call("POST", "/v1/collections", json={"name": self.collection})
-        try:
-            self._space = str(accepted(answer)["embedding_space"])
-        except KeyError:
-            raise ImportSourceError(
-                f"{self._client.base_url} does not answer as a Likeness server."
-            ) from None
+        self._space = str(accepted(answer, "embedding_space")["embedding_space"])
         return self._space, is_new
 
     def run(self, rows: Iterator[Row], on_outcome: OutcomeCallback) -> None:
@@ -202,7 +197,7 @@ class RemoteImport:
         answer = self._call(
             "POST", f"{self._url}/imports", content=archive, params=query, headers=headers
         )
-        part.import_id = accepted(answer)["import_id"]
+        part.import_id = str(accepted(answer, "import_id")["import_id"])
 
     # --- and back -----------------------------------------------------------------------------
 
@@ -242,7 +237,7 @@ class RemoteImport:
 
     def _wait(self, part: _Part) -> dict[str, Any]:
         url = f"{self._url}/imports/{part.import_id}"
-        while (job := accepted(self._call("GET", url)))["state"] in UNDER_WAY:
+        while (job := accepted(self._call("GET", url), "state"))["state"] in UNDER_WAY:
             counts = job.get("counts") or {}
             self._done = sum(int(counts.get(result.value, 0)) for result in RowResult)
             self.watch(self._done)
@@ -297,7 +292,7 @@ class RemoteImport:
         for attempt in range(ATTEMPTS):
             try:
                 answer = self._client.request(method, url, **request)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 reason, asked = f"{error}.", ""
             else:
                 if not is_temporary(answer):

@@ -40,18 +40,16 @@ def sendable(key: str) -> str:
     return key.strip()
 
 
-def accepted(answer: httpx.Response) -> dict[str, Any]:
-    """The answer's members. Raises ImportSourceError for an answer that refuses the call, or that
-    does not come from a Likeness server."""
+def accepted(answer: httpx.Response, *needed: str) -> dict[str, Any]:
+    """The answer's members, among them those that are needed. Raises ImportSourceError for an
+    answer that refuses the call, or that does not come from a Likeness server."""
     if not answer.is_success:
         raise ImportSourceError(f"{answer.request.url.host} refuses: {detail_of(answer)}")
-    try:
-        members: dict[str, Any] = answer.json()
-    except ValueError:
-        raise ImportSourceError(
-            f"{answer.request.url} does not answer as a Likeness server."
-        ) from None
-    return members
+    with suppress(ValueError):
+        members = answer.json()
+        if isinstance(members, dict) and members.keys() >= set(needed):
+            return members
+    raise ImportSourceError(f"{answer.request.url} does not answer as a Likeness server.")
 
 
 def detail_of(answer: httpx.Response) -> str:

@@ -316,6 +316,28 @@ def ensure(url: str) -> str:
     return RemoteImport(url, "default", ImportOptions(), 1_000).ensure_collection()[0]
 
 
+@pytest.mark.parametrize("body", [b"[]", b"5", b"{}", b'{"embedding_space": "es"}', b"no JSON"])
+def test_a_server_of_something_else_is_said_to_be_one(proxy: str, body: bytes) -> None:
+    Proxy.answers = [(200, {}, body)]
+    with pytest.raises(ImportSourceError, match="does not answer as a Likeness server"):
+        import_a_photo(proxy)
+
+
+def import_a_photo(url: str) -> None:
+    remote = RemoteImport(url, "default", ImportOptions(), 1_000)
+    remote.ensure_collection()
+    remote.run(iter([Row("1", "ada", lambda: b"photo")]), lambda _outcome: None)
+
+
+def test_an_answer_that_cannot_be_decoded_is_no_answer(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.time, "sleep", lambda _seconds: None)
+    Proxy.answers = [(200, {"Content-Encoding": "gzip"}, b"no gzip")]
+    with pytest.raises(ImportSourceError, match="did not answer in 8 attempts"):
+        ensure(proxy)
+
+
 def test_a_busy_server_is_asked_when_it_says(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(module.time, "sleep", slept.append)
