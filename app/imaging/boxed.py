@@ -19,8 +19,8 @@ from app.types import DecodedImage, Image
 
 
 def decode_boxed(header: Header, data: bytes, limits: ImageLimits) -> DecodedImage:
-    """Decode a photo whose bytes and header were checked. Raises ImageTooLarge or
-    UnreadableImage."""
+    """Decode a photo whose bytes and header were checked. Raises ImageTooLarge,
+    UnreadableImage or MemoryError."""
     with image_errors(limits):
         decode = _decode_heic if header.format == "HEIC" else _decode_avif
         pixels = decode(header, data, limits)

@@ -58,7 +58,14 @@ class PhotoDecoder:
         with self._memory.hold(memory, self.limits.decode_seconds):
             if suspicious:
                 return self._decode_apart(data, enough)
-            return decode_here(header, data, self.limits, enough)
+            try:
+                return decode_here(header, data, self.limits, enough)
+            except MemoryError as error:
+                raise Overloaded(
+                    "The memory did not suffice to decode the image; try again in a moment, or "
+                    "send a smaller photo.",
+                    {"retry_after": RETRY_AFTER_S},
+                ) from error
 
     def close(self) -> None:
         """End the processes that wait for photos."""

@@ -44,7 +44,7 @@ def decode_here(
 ) -> DecodedImage:
     """Decode a photo whose bytes and header were checked, reduced where `enough` allows it.
 
-    Raises ImageTooLarge or UnreadableImage.
+    Raises ImageTooLarge, UnreadableImage or MemoryError.
     """
     with image_errors(limits):
         match header.format:
@@ -60,12 +60,13 @@ def decode_here(
 
 @contextmanager
 def image_errors(limits: ImageLimits) -> Iterator[None]:
-    """Whatever a decoder raises, as ImageTooLarge or UnreadableImage."""
+    """Whatever a decoder raises, as ImageTooLarge or UnreadableImage. MemoryError stays what it is:
+    it is no fault of the photo."""
     try:
         yield
     except _PIXEL_GUARD as error:
         raise too_many_pixels("The image has far too many pixels", limits) from error
-    except (ImageError, AssertionError):
+    except (ImageError, AssertionError, MemoryError):
         raise
     except Exception as error:  # decoders raise anything from struct.error to SyntaxError
         raise damaged() from error

@@ -102,6 +102,35 @@ class TestLimits:
         assert run.stdout.strip() == "image_too_large"
 
 
+def test_a_lack_of_memory_is_no_fault_of_the_photo() -> None:
+    """An import would reject it for good, and a client would not send it again."""
+    script = textwrap.dedent("""
+        import io, resource
+        from pathlib import Path
+        from PIL import Image
+        from app.errors import LikenessError
+        from app.imaging import ImageLimits, decode_image
+        photo = io.BytesIO()
+        Image.new("RGB", (6_000, 6_000)).save(photo, "PNG")
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        limit = used + 60 * 1024 * 1024
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        try:
+            decode_image(photo.getvalue(), ImageLimits())
+        except LikenessError as error:
+            print(error.code, error.status)
+    """)
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        timeout=60,
+    )
+    assert run.stdout.strip() == "overloaded 503"
+
+
 class TestReducedCopies:
     LIMITS = ImageLimits()
 
