@@ -96,7 +96,11 @@ def verify_pack(pack: ModelPack) -> None:
     for network in pack.files:
         path, expected = pack.path(network), network.sha256
         folder = pack.networks_folder
-        if path.resolve().parent != folder.resolve():
+        try:
+            outside = path.resolve().parent != folder.resolve()
+        except (ValueError, RuntimeError, OSError) as error:  # a zero byte, links in a circle
+            raise PackError(f"{str(path)!r} cannot be found: {error}. Correct its name.") from error
+        if outside:
             raise PackError(f"{path} lies outside its pack; name a file of {folder}.")
         require_own_weights(path)
         actual = digest(path)

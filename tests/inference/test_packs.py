@@ -197,6 +197,17 @@ class TestDigests:
         with pytest.raises(PackError, match="lies outside its pack"):
             load_pack(str(folder))
 
+    def test_a_name_that_no_file_has(self, edit: Edit) -> None:
+        folder = edit('file = "detector.onnx"', 'file = "a\\u0000b"')
+        with pytest.raises(PackError, match=r"a\\x00b' cannot be found: .*null"):
+            load_pack(str(folder))
+
+    def test_a_link_to_itself(self, folder: Path) -> None:
+        (folder / "detector.onnx").unlink()
+        (folder / "detector.onnx").symlink_to("detector.onnx")
+        with pytest.raises(PackError, match=r"detector.onnx.* cannot be (found|read)"):
+            load_pack(str(folder))
+
     def test_a_link_that_leads_outside(self, folder: Path) -> None:
         """Its digest would be right: what it points to may change all the same."""
         outside = folder.parent / "stray.onnx"
