@@ -9,11 +9,8 @@ from typing import Any, ClassVar
 
 
 class LikenessError(Exception):
-    """Base of the tree.
-
-    `detail` is one sentence for a person: what happened and what to do about it. `extra` holds
-    machine-readable members added to the problem document.
-    """
+    """Base of the tree. `detail` is one sentence for a person: what happened and what to do about
+    it. `extra` holds machine-readable members added to the problem document."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
@@ -232,6 +229,10 @@ class EnrolledBefore(Conflict):
 
 class ConsentMissing(LikenessError):
     code, status, title = "consent_missing", 422, "The person has no valid consent"
+
+
+class NoConsent(ConsentMissing):
+    """There is no consent of the expected form, not even one that has ended or was withdrawn."""
 
 
 class NotReembedded(Conflict):

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from app.disk import private_folder
-from app.errors import LikenessError, StoreUnavailable
+from app.errors import LikenessError, NoConsent, StoreUnavailable
 from app.importing.source_rows import MAX_PLACE, ImportSourceError, NotAPhoto, Row, printable
-from app.store.sql.consents import NoConsent
 
 # Longer names are cut off; a person id that long is refused anyway.
 MAX_NAME = 300

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from app.errors import ConsentMissing, InvalidRequest, PersonExists, PersonNotFound
+from app.errors import ConsentMissing, InvalidRequest, NoConsent, PersonExists, PersonNotFound
 from app.gallery.backup_bodies import dump, load
 from app.gallery.retention import expiry_of
 from app.store.records import PersonTemplate
@@ -16,7 +16,6 @@ from app.store.sql.consents import (
     EARLIEST,
     WITHDRAWN,
     WITHOUT_END,
-    NoConsent,
     consent_until,
     rebuild_consents,
 )

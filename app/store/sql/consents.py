@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from app.errors import ConsentMissing
+from app.errors import ConsentMissing, NoConsent
 from app.store.identifiers import composed
 from app.store.records import CollectionRecord
 from app.store.sql.audit_log import note
@@ -47,10 +47,6 @@ FORM = (
     '"2029-11-26"}: reference is a text of 1 to 300 characters, expires is left out, or a date or '
     'a time with its zone, and "withdrawn": true ends the consent.'
 )
-
-
-class NoConsent(ConsentMissing):
-    """There is no consent in this FORM, not even one that has ended or was withdrawn."""
 
 
 @dataclass(frozen=True, slots=True)
