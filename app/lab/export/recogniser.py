@@ -159,12 +159,13 @@ def export_recogniser(
 
     def prove(candidate: Path) -> None:
         exact = options.precision is Precision.FP32 and not options.unit
+        lowest = options.minimum_cosine
         measured.append(
             parity.prove_embeddings(
                 candidate,
                 given,
                 source.answer(blob),
-                minimum_cosine=options.minimum_cosine or MINIMUM_COSINE[options.precision],
+                minimum_cosine=MINIMUM_COSINE[options.precision] if lowest is None else lowest,
                 maximum_length_change=parity.MAXIMUM_LENGTH_CHANGE if exact else ANY_LENGTH,
             )
         )

@@ -3,6 +3,7 @@ faces."""
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,22 @@ def test_a_simpler_graph_answers_the_same(
     assert found.agreement.minimum_cosine > 0.999999
     counts = [len(onnx.load(path).graph.node) for path in (out, plain)]
     assert counts[0] < counts[1]
+
+
+def test_a_lowest_cosine_of_0_is_one(
+    source: SourceRecogniser, faces: Faces, tmp_path: Path
+) -> None:
+    def less_alike(blob: NDArray[np.float32]) -> NDArray[np.float32]:
+        answers = source.answer(blob)
+        return answers + np.roll(answers, 1, axis=1)
+
+    other = replace(source, answer=less_alike)
+    with pytest.raises(ParityError, match="is required"):
+        export_recogniser(other, tmp_path / "out.onnx", faces, Options(unit=True))
+    found = export_recogniser(
+        other, tmp_path / "out.onnx", faces, Options(unit=True, minimum_cosine=0.0)
+    )
+    assert 0 < found.agreement.minimum_cosine < 0.99
 
 
 def test_an_opset_can_be_chosen(source: SourceRecogniser, faces: Faces, tmp_path: Path) -> None:
