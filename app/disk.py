@@ -271,9 +271,11 @@ class Ownership:
             if self._descriptor is None and (descriptor := self._try()) is not None:
                 try:
                     self._acquired()
-                except BaseException:
+                except BaseException as error:
                     os.close(descriptor)
-                    raise
+                    if not isinstance(error, OSError):
+                        raise
+                    return False  # as in `_try`
                 self._descriptor = descriptor
             return self.held
 

@@ -286,7 +286,8 @@ def _metrics(gallery: Gallery, store: Store, pipeline: FacePipeline) -> Metrics:
     metrics.registry.register(BatchSizes(lambda: pipeline.batches))
     metrics.observe(
         "likeness_erasure_pending_seconds",
-        "For how long deleted rows, or their bytes, have been left in the database; 0 for none.",
-        store.database.eraser.pending_s,
+        "For how long deleted rows, or their bytes, have been left in the database or in the "
+        "index's snapshots; 0 for none.",
+        lambda: max(store.database.eraser.pending_s(), gallery.unerased_s()),
     )
     return metrics

@@ -63,6 +63,7 @@ class Gallery:
         self._packs = packs
         self._indexes = Indexes(store, engine, embedding_space)
         self._replicas = self._indexes.replicas
+        self.unerased_s = self._indexes.unerased_s
         create_default_collection(store, embedding_space, dimension)
 
     def create_collection(

@@ -1,6 +1,7 @@
 """The indexes of a database in this process: opened on demand, updated, and dropped."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeVar
@@ -32,6 +33,9 @@ class Indexes:
         self._followed: tuple[int, int, int] | None = None
         # By closed collection: up to where its saved copy is free of removed templates.
         self._erased_at: dict[int, Position] = {}
+        # Collections that have no index here, whose saved copies could not be removed yet.
+        self._to_remove: set[int] = set()
+        self._unerased_since: float | None = None
 
     def _new(self, record: CollectionRecord) -> Replica:
         return Replica(self._collections, self._changes, self._catalog.open(record))
@@ -115,6 +119,13 @@ class Indexes:
         it."""
         if not self.replicas.discard(key):
             self._catalog.remove(key)
+        if not self._catalog.may_be_saved(key):
+            self._to_remove.discard(key)
+        elif key not in self._to_remove:
+            self._to_remove.add(key)
+            if self._catalog.own():
+                log(logging.WARNING, "the index snapshot of a deleted collection cannot be removed "
+                    "now and is tried again")  # fmt: skip
         return self._left_saved(key)
 
     @contextmanager
@@ -165,7 +176,9 @@ class Indexes:
             self._followed = None
             self.replicas.save_soon()
         self._owned = owned
-        _for_each((self._follow_changes, self._maintain_all), lambda step: step())
+        _for_each(
+            (self._follow_changes, self._remove_left, self._maintain_all), lambda step: step()
+        )
 
     def _follow_changes(self) -> None:
         state = self._collections.state()
@@ -174,7 +187,35 @@ class Indexes:
             self._followed = state
 
     def _maintain_all(self) -> None:
-        _for_each(self.replicas.unsettled(), self._maintain)
+        try:
+            _for_each(self.replicas.unsettled(), self._maintain)
+        finally:
+            self.unerased_s()  # counts from when it was first seen
+
+    def unerased_s(self) -> float:
+        """For how many seconds saved copies have had removed templates that this process is to
+        erase, or were left of a collection that it deleted; 0 if there are none."""
+        opened = (self.replicas.get(key) for key in self.replicas.unsettled())
+        left = bool(self._to_remove) or any(
+            one is not None and one.index.saved_copy.left_to_erase for one in opened
+        )
+        if not left:
+            self._unerased_since = None
+            return 0.0
+        now = time.monotonic()
+        since = self._unerased_since = self._unerased_since or now
+        return max(now - since, 1e-3)
+
+    def _remove_left(self) -> None:
+        """Remove saved copies that could not be removed before."""
+        if not self._to_remove:
+            return
+        marks = self._collections.marks()
+        for key in list(self._to_remove):
+            if key in marks and marks[key].embedding_space == self._space:
+                self._to_remove.discard(key)  # migrated meanwhile: the copy is in use again
+            else:
+                self.forget(key)
 
     def _maintain(self, key: int) -> None:
         with self.replicas.using_open(key, recent=False) as replica:

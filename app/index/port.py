@@ -256,6 +256,12 @@ class SavedCopy(Protocol):
         ...
 
     @property
+    def left_to_erase(self) -> bool:
+        """Whether `erase` has something to do, or has failed, in a copy that this process may
+        change."""
+        ...
+
+    @property
     def settled(self) -> bool:
         """Whether `erase`, `save` and the index's `maintain` have nothing to do before the next
         change."""

@@ -273,6 +273,10 @@ class ReferenceCopy:
         return self._file is None or (self._catalog.own() and self._clean)
 
     @property
+    def left_to_erase(self) -> bool:
+        return not self.nothing_to_erase
+
+    @property
     def settled(self) -> bool:
         return not self.unsaved
 

@@ -122,7 +122,8 @@ async def own_readiness(app: FastAPI) -> Ready:
         WorkerDied and StoreUnavailable."""
         services.pipeline.check_networks()
         database.ping()
-        return database.eraser.pending_s() > 0 or bool(eraser.is_pending)
+        left = max(database.eraser.pending_s(), services.gallery.unerased_s())
+        return left > 0 or bool(eraser.is_pending)
 
     try:
         async with asyncio.timeout(READ_S):

@@ -204,6 +204,13 @@ class IndexSnapshot:
         return self._snapshot.owned and not self._snapshot.behind and not self._state.to_erase
 
     @property
+    def left_to_erase(self) -> bool:
+        """Whether rows that were removed may be in files that this process may change."""
+        if self._snapshot is None or not self._snapshot.owned:
+            return False
+        return bool(self._state.to_erase) or (self._snapshot.behind and self._snapshot.has_rows())
+
+    @property
     def _written_elsewhere(self) -> bool:
         """Whether another process may be writing the first snapshot of this index."""
         reached, snapshot = self._state.reached, self._snapshot

@@ -1,13 +1,15 @@
 """The indexes of one database, with snapshots in one folder or without any."""
 
+import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
 
-from app.disk import Ownership, files_in
+from app.disk import LOCK, Ownership, command_for_access, files_in, require_access
 from app.encryption.ring import KeyRing
+from app.errors import StartupError
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.persistent import PersistentIndex
 from app.index.certified.snapshots.folder import SnapshotFolder, has_rows
@@ -15,6 +17,12 @@ from app.index.certified.snapshots.reading import IndexIdentity, summary
 from app.index.port import IndexedCollection, Position
 
 NewIndex = Callable[[int], CertifiedIndex]
+
+
+class IndexFolderError(StartupError):
+    """The folder of the snapshots cannot be used; `detail` says why and what to do."""
+
+    code, title = "index_folder_error", "The index's snapshots cannot be used"
 
 
 class Snapshots:
@@ -32,7 +40,8 @@ class Snapshots:
         least_rows: int,
     ) -> None:
         """`new_index` makes an index of a dimension. Those of fewer rows than `least_rows` have no
-        snapshot."""
+        snapshot. Raises IndexFolderError if there is a folder that this process cannot use."""
+        _require_usable(folder)
         self._new_index = new_index
         self._folder = folder
         self._database = database
@@ -74,7 +83,7 @@ class Snapshots:
     def remove(self, key: int) -> None:
         """Remove a collection's snapshot, where this process is the owner or no process is."""
         folder = self._folder / str(key)
-        if folder.exists() and self.own():
+        if self.own():
             shutil.rmtree(folder, ignore_errors=True)
 
     def _sweep(self) -> None:
@@ -92,6 +101,34 @@ class Snapshots:
                 if file.name not in found.names:
                     with suppress(OSError):
                         file.unlink()
+
+
+def _require_usable(folder: Path) -> None:
+    """Raises IndexFolderError where this process could not read and erase what earlier ones have
+    left in the folder, or not make it in a parent that exists."""
+    try:
+        there = next((one for one in (folder, folder.parent) if one.exists()), None)
+        if there is None or not there.is_dir():
+            return  # nothing is kept: an index is used without snapshots then
+        require_access(there)
+        for path in files_in(folder):
+            if path.name == LOCK or path.is_dir():
+                with suppress(FileNotFoundError):  # another process removes it now
+                    require_access(path)
+    except OSError as error:
+        advice = "Correct that"
+        if isinstance(error, PermissionError):
+            command = command_for_access(folder.parent, Path(error.filename))
+            advice = (
+                f"Give user id {os.geteuid()}, under which Likeness runs, the right: sudo "
+                f"{command} (in a container: on the host, with the path of the folder that is "
+                "mounted there)"
+            )
+        raise IndexFolderError(
+            f"The folder {folder.parent} cannot be read and written ({error.filename}: "
+            f"{error.strerror}), so deleted faces could not be erased from it. {advice}, or delete "
+            "the folder: the indexes are built again from the database."
+        ) from error
 
 
 class MemoryIndexes:

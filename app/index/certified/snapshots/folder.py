@@ -126,7 +126,7 @@ class SnapshotFolder:
     def discard(self) -> None:
         """Remove everything, unless another process is the owner, and never save here again. A save
         in progress is cancelled and removes what it wrote."""
-        if self._folder.exists():
+        if may_exist(self._folder):
             self._owner.own()
         with self._lock:
             self._discarded = True
@@ -145,7 +145,7 @@ class SnapshotFolder:
 
     def _remove_all(self) -> None:
         with self._lock:
-            if self._folder.exists():
+            if may_exist(self._folder):
                 if not self._owner.held:
                     return
                 shutil.rmtree(self._folder, ignore_errors=True)
@@ -317,6 +317,14 @@ class SnapshotFolder:
         """Copy rows that this process reads from a file which its owner has replaced."""
         with self._lock:
             self._files.copy_lost()
+
+
+def may_exist(folder: Path) -> bool:
+    """Whether a folder is there; one that cannot be looked at may be."""
+    try:
+        return folder.exists()
+    except OSError:
+        return True
 
 
 def has_rows(folder: Path) -> bool:
