@@ -95,11 +95,8 @@ REPORT_FILES = ("report.json", "report.csv", "report.html")
 Sources = Annotated[
     list[Path],
     typer.Argument(
-        help=(
-            "A folder with one subfolder for each person; a CSV of pairs "
-            "(image_a,image_b,same); a CSV of face boxes (image,x1,y1,x2,y2). At most "
-            "one of each."
-        )
+        help="A folder with one subfolder for each person; a CSV of pairs "
+        "(image_a,image_b,same); a CSV of face boxes (image,x1,y1,x2,y2). At most one of each."
     ),
 ]
 ImageFolder = Annotated[
@@ -139,10 +136,8 @@ CalibrationFile = Annotated[
 UseCache = Annotated[
     bool,
     typer.Option(
-        help=(
-            "Store what is computed of photos (biometric data) in the data folder, for the "
-            "next run."
-        )
+        help="Store what is computed of photos (biometric data) in the data folder, for the next "
+        "run."
     ),
 ]
 ShowThumbnails = Annotated[bool, typer.Option(help="Show the worst pairs' photos in the report.")]

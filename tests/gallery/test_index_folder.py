@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.index.certified.snapshots.catalog import IndexFolderError
 from app.gallery.gallery import Gallery
 from app.index.certified.rows import IndexShape
+from app.index.certified.snapshots.catalog import IndexFolderError
 from app.index.factory import IndexFactory
 from app.store.backends import create_engine
 from app.store.records import Erasure
