@@ -24,6 +24,7 @@ from app.imaging import encode_crop
 from app.recognition.analysis import StageTimes, count_image, each_photo, infer_and_write
 from app.services import Services
 from app.store.records import (
+    CollectionRecord,
     IdempotencyRequest,
     NewTemplate,
     PersonEnrollment,
@@ -31,6 +32,7 @@ from app.store.records import (
     StoredTemplate,
 )
 from app.store.sql.consents import consent_until, needs_consent, require_consent
+from app.store.sql.lookups import bound_to
 from app.store.store import Store
 from app.types import AnalysedImage, CooperativeTask, Face, FloatArray, JsonObject
 
@@ -161,17 +163,19 @@ class _Work:
         """With a database in this process, everything before the write is done on the photo's
         thread, so that no other thread is waited for in between."""
         in_process = self.services.gallery.store.database.in_process
-        known = None if in_process else await self.services.scheduler.read(self._policy)
+        known = None if in_process else await self.services.scheduler.read(self._collection)
         made, analysed_at = dict[int, NewTemplate](), 0.0
 
         def steps() -> CooperativeTask[PersonEnrollment]:
             nonlocal analysed_at
+            record = known or self._collection()
             image, made[0] = yield from template_task(
-                self.services, data, self.request.face_selection, known or self._policy()
+                self.services, data, self.request.face_selection, policy_of(record)
             )
             count_image(self.services, self.times, image)
             analysed_at = time.perf_counter()
-            return self._enrollment(made, {})
+            with bound_to(record):
+                return self._enrollment(made, {})
 
         try:
             done = await infer_and_write(
@@ -184,13 +188,14 @@ class _Work:
 
     async def of_several(self, photos: Sequence[bytes]) -> Enrollment:
         """Of several photos, which are analysed side by side."""
-        policy = await self.services.scheduler.read(self._policy)
-        outcomes = await self._templates(photos, policy)
+        record = await self.services.scheduler.read(self._collection)
+        outcomes = await self._templates(photos, policy_of(record))
         templates = {i: made for i, made in enumerate(outcomes) if isinstance(made, NewTemplate)}
         rejected = {
             i: error for i, error in enumerate(outcomes) if isinstance(error, LikenessError)
         }
-        return await self._written(templates, rejected)
+        with bound_to(record):
+            return await self._written(templates, rejected)
 
     async def of_embeddings(self) -> Enrollment:
         """Of embeddings, for which the policy has no limits: so nothing is read before the write,
@@ -202,7 +207,7 @@ class _Work:
             else:
                 made = await scheduler.search(self._templates_of_embeddings)
         except (InvalidEmbedding, EmbeddingSpaceMismatch):
-            await scheduler.read(self._policy)  # what is wrong with the collection comes first
+            await scheduler.read(self._collection)  # what is wrong with the collection comes first
             raise
         return await self._written(dict(enumerate(made)), {})
 
@@ -227,14 +232,15 @@ class _Work:
             )
         return [template_from_embedding(self.services, values) for values in given]
 
-    def _policy(self) -> CollectionPolicy:
-        """The collection's policy. Raises CollectionNotFound, EmbeddingSpaceMismatch, and
+    def _collection(self) -> CollectionRecord:
+        """The collection, whose policy says which photos it takes: so they are stored in no other
+        one that gets its name. Raises CollectionNotFound, EmbeddingSpaceMismatch, and
         ConsentMissing if it needs a consent and the person has none."""
         gallery = self.services.gallery
-        policy = policy_of(gallery.require(self.request.collection))
-        if policy.consent_required:
+        record = gallery.require(self.request.collection)
+        if policy_of(record).consent_required:
             _require_consent(gallery.store, self.request)
-        return policy
+        return record
 
     async def _templates(
         self, photos: Sequence[bytes], policy: CollectionPolicy

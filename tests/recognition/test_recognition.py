@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.decision.gates import MILD_GATE
+from app.decision.gates import MILD_GATE, check_quality
 from app.decision.pair_lifts import PairLift, PairLifts
 from app.decision.policy import CollectionPolicy
 from app.decision.thresholds import ThresholdDecision, ThresholdRequest, ThresholdSource
@@ -30,6 +30,7 @@ from app.gallery import candidates as candidates_module
 from app.imaging import read_header
 from app.imaging.formats import Header
 from app.recognition import analysis as analysis_module
+from app.recognition import enroll as enroll_module
 from app.recognition import identify as identify_module
 from app.recognition import verify as verify_module
 from app.recognition.analysis import StageTimes, embedding_of
@@ -508,3 +509,29 @@ def test_a_collection_that_is_made_again_while_a_photo_is_analysed_is_another_on
     with pytest.raises(CollectionNotFound):
         asyncio.run(work)
     assert services.gallery.has_person(name, "obama")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_photos_are_not_enrolled_in_a_collection_that_is_made_again_meanwhile(
+    services: Services, photo: Photo, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Its gate has not seen them."""
+    name = f"gate-made-again-{count}"
+    services.gallery.create_collection(name, {})
+
+    def make_again() -> None:
+        delete_collection(services.gallery, name)
+        services.gallery.create_collection(name, {}, {"enroll_gate": {"min_sharpness": 1e6}})
+
+    def made_again(*given: Any) -> None:
+        monkeypatch.undo()
+        other = threading.Thread(target=make_again)
+        other.start()
+        other.join()
+        check_quality(*given)
+
+    monkeypatch.setattr(enroll_module, "check_quality", made_again)
+    data = [photo("obama"), photo("obama2")][:count]
+    with pytest.raises(CollectionNotFound):
+        asyncio.run(enroll(services, data, EnrollRequest(name, "obama"), StageTimes()))
+    assert not services.gallery.has_person(name, "obama")

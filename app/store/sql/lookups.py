@@ -73,9 +73,7 @@ def _one_collection(connection: Connection, name: str, query: Statement) -> Coll
     if row is None:
         raise collection_not_found(name)
     record = collection_record(row)
-    bound = _BOUND.get()
-    if bound is not None and bound.name == record.name and not _is_same(bound, record):
-        raise collection_not_found(name)
+    require_bound(record)
     return record
 
 
@@ -92,6 +90,13 @@ def bound_to(collection: CollectionRecord) -> Iterator[None]:
         yield
     finally:
         _BOUND.reset(token)
+
+
+def require_bound(record: CollectionRecord) -> None:
+    """Raise CollectionNotFound if the context is bound to another collection of that name."""
+    bound = _BOUND.get()
+    if bound is not None and bound.name == record.name and not _is_same(bound, record):
+        raise collection_not_found(record.name)
 
 
 def _is_same(one: CollectionRecord, other: CollectionRecord) -> bool:

@@ -42,6 +42,7 @@ from app.store.sql.lookups import (
     get_face,
     get_person,
     lock_collection,
+    require_bound,
     to_page,
 )
 from app.store.sql.persons import insert_person, set_metadata
@@ -158,14 +159,12 @@ class TemplateStore:
             face = get_face(connection, collection, face_id)
             log_change(connection, collection, REMOVE, [face.template_key], self._database.clock())
             connection.execute(delete(templates).where(templates.c.id == face.template_key))
-            person = get_person(connection, collection, face.person_id)
-            note(connection, "face.deleted", name, person.key, face_id=face.face_id)
+            note(connection, "face.deleted", name, face.person_key, face_id=face.face_id)
         return DeletionCounts(persons=0, templates=1, erased=self._database.eraser.erase())
 
     def by_key(self, keys: Sequence[int]) -> Mapping[int, FaceRecord]:
         """The faces of template keys; those deleted since are missing."""
-        found: dict[int, FaceRecord] = {}
-        # Each statement by itself: of some faces, it does not matter what others were before.
+        found: dict[int, FaceRecord] = {}  # each statement by itself, as no face depends on another
         with self._database.reading_once() as connection:
             for start in range(0, len(keys), MAX_KEYS):
                 rows = connection.execute(_BY_KEY, {"keys": keys[start : start + MAX_KEYS]})
@@ -238,7 +237,8 @@ class _Put:
     now: datetime
 
     def enroll(self, one: PersonEnrollment) -> _Done:
-        """Everything but the change log."""
+        """Everything but the change log; in the context of the enrollment."""
+        require_bound(self.collection)
         if one.idempotency is not None:
             refuse_done(self.connection, self.collection, one.idempotency, self.now)
         owner = self._owner(one.person_id, one.metadata)
