@@ -10,7 +10,7 @@ import typer
 from sqlalchemy import Engine
 
 from app.access.keys import audit_key
-from app.cli.console import err, read_settings, require_database, warn
+from app.cli.console import BYTES_LEFT, err, read_settings, require_database, warn
 from app.cli.output import write_file
 from app.encryption.ring import KeyRing
 from app.errors import AccessKeyError, EncryptionKeyError, StoreFull, StoreUnavailable
@@ -157,6 +157,8 @@ def _source(path: Path) -> Iterator[BinaryIO]:
 def _report(what: str, held: Held) -> None:
     counts = ", ".join(f"{number} {table}" for table, number in held.rows.items())
     err.print(f"{what}: {counts or 'nothing'}.", markup=False, highlight=False)
+    if not held.erased:
+        warn(BYTES_LEFT)
     if held.changed:
         err.print(
             f"{held.changed} objects of metadata or quality broke the rules of this version and "

@@ -18,6 +18,7 @@ from app.errors import DatabaseError, LikenessError
 from app.findings import findings
 from app.settings import Settings
 from app.store.backends import missing_file
+from app.store.database import Database
 from app.store.identifiers import DEFAULT_COLLECTION
 
 EXIT_CANNOT_START = 2
@@ -28,6 +29,11 @@ MISSPELT = 0.75
 # from the environment, and Kubernetes for a Service that is called likeness.
 NOT_SETTINGS = re.compile(r"PUBLISH|API_KEY|SOURCE_KEY|SERVICE_(HOST|PORT)\w*|PORT_\d+_\w+")
 
+BYTES_LEFT = (
+    "Bytes of deleted rows are still in the database's files. A service erases them when it starts "
+    "the next time: restart it."
+)
+
 # Otherwise :x: in a name or a path is printed as a picture.
 out = Console(emoji=False)
 err = Console(stderr=True, emoji=False)
@@ -36,6 +42,12 @@ err = Console(stderr=True, emoji=False)
 def warn(sentence: str) -> None:
     """Print a warning on standard error."""
     err.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def finish_erasure(database: Database) -> None:
+    """Erase the bytes of what a command deleted or replaced; warn if some are left."""
+    if not database.eraser.finish():
+        warn(BYTES_LEFT)
 
 
 @contextmanager

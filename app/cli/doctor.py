@@ -10,7 +10,15 @@ import typer
 from rich.table import Table
 
 from app import __version__
-from app.cli.console import err, no_database, out, read_settings, require_database, warn
+from app.cli.console import (
+    err,
+    finish_erasure,
+    no_database,
+    out,
+    read_settings,
+    require_database,
+    warn,
+)
 from app.cli.stored_data import fix, stored_data
 from app.cli.unmatched import names_of, not_checked, unmatched_collections, warning
 from app.decision.calibration import Calibration
@@ -84,6 +92,7 @@ def doctor(
     store = services.gallery.store
     fixed = [] if fix_metadata is None else fix(store.integrity, fix_metadata)
     found += stored_data(store.integrity, repair=repair) if check else []
+    finish_erasure(store.database)
     services.close()
     _show(rows, (*fixed, *unchecked, *(line for line, _ in found)), clash)
     if said := warning(services, unmatched):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from app.access.keys import audit_key
-from app.cli.console import err, out, read_settings, require_database
+from app.cli.console import err, finish_erasure, out, read_settings, require_database
 from app.encryption.keys import new_key_line
 from app.encryption.ring import KeyRing
 from app.errors import CollectionNotFound
@@ -60,6 +60,7 @@ def rotate() -> None:
                     "person.",
                     markup=False,
                 )
+        finish_erasure(store.database)
         out.print(f"{persons} persons' keys are wrapped by the active key.")
         out.print("Older index snapshots are removed when a service starts with this key.")
         _show(store.encryption.state())

@@ -13,6 +13,7 @@ from app.cli.console import (
     CollectionOption,
     collection_name,
     err,
+    finish_erasure,
     out,
     read_settings,
     require_database,
@@ -78,6 +79,8 @@ def hygiene(
             out.print(f"The person's id is {renamed.person_id} now.", markup=False)
         if merge or move or delete:
             _correct(services.gallery, collection, merge, move, delete)
+        if rename or merge or move or delete:
+            finish_erasure(services.gallery.store.database)
         if different or withdraw:
             _declare(services.gallery.store.pairs, collection, different, withdraw)
         if rename or merge or move or delete or different or withdraw:

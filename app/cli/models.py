@@ -16,6 +16,7 @@ from app.cli.console import (
     CollectionOption,
     collection_name,
     err,
+    finish_erasure,
     out,
     read_settings,
     require_database,
@@ -185,6 +186,7 @@ def migrate_collection(
                 f"{store.alternate_embeddings.drop(collection)} embeddings of other "
                 "embedding spaces were deleted."
             )
+        finish_erasure(store.database)
 
 
 def _migrate(work: Reembedding, *, cut_over: bool) -> None:

@@ -80,12 +80,14 @@ def _plain(value: Any) -> Any:
 @dataclass(frozen=True, slots=True)
 class Held:
     """The numbers of rows in a backup by table. After a restore also: how many objects of metadata
-    or quality were `changed` because they break the rules, and how many persons have an id that
-    differs from another person's only in how its letters are composed (`clashes`)."""
+    or quality were `changed` because they break the rules, how many persons have an id that
+    differs from another person's only in how its letters are composed (`clashes`), and whether no
+    bytes of replaced rows are left (`erased`)."""
 
     rows: Mapping[str, int]
     changed: int = 0
     clashes: int = 0
+    erased: bool = True
 
 
 class _Contents:
@@ -201,8 +203,9 @@ def load(
         _mark(connection, highest)
         note(connection, DATABASE_RESTORED, rows=dict(contents.counts))
         backend_of(engine).set_last_keys(connection, contents.last_keys())
-    database.eraser.erase()  # the replaced rows; if that fails now, a service does it later
-    return Held(dict(contents.counts), contents.corrected, clashes)
+    database.eraser.erase()
+    erased = database.eraser.finish()
+    return Held(dict(contents.counts), contents.corrected, clashes, erased)
 
 
 def _insert(

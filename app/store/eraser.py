@@ -24,6 +24,7 @@ EVERY_S = 60.0
 PAGES_AT_ONCE = 2_048
 DELETION_S = 0.05
 ROUND_S = 0.5
+COMMAND_S = 600.0  # for a command; a pass through 128 GiB takes some minutes
 AGAIN_S = 0.005  # where another writes
 FIRST_PAGE = 2  # page 1 holds the schema alone
 
@@ -65,6 +66,19 @@ class Eraser:
                 self._try(DELETION_S)
             done = self._backend.ERASES and self._pending_since is None
             return Erasure.DONE if done else Erasure.PENDING
+
+    def finish(self, seconds: float = COMMAND_S) -> bool:
+        """Erase what was deleted through this object, for at most so many seconds, and return
+        whether nothing is left of it (with PostgreSQL: whether nothing can be done here). For a
+        command, which ends: a running service does not know what others have deleted. Never
+        raises."""
+        until = self._clock() + seconds
+        with self._attempt:
+            while self._asked and self._pending_since is not None and self._clock() < until:
+                self._try(ROUND_S)
+                if self._failed:
+                    time.sleep(WAIT_AGAIN_S)
+            return not self._asked or self._pending_since is None
 
     def retry(self) -> None:
         """Repeat a pending erasure; erase once a minute even if none is known."""

@@ -21,6 +21,7 @@ from app.gallery.gallery import Gallery
 from app.gallery.replica import position_of
 from app.index.certified.rows import IndexShape
 from app.index.factory import IndexFactory
+from app.store import eraser
 from app.store.backends import backend_of, sqlite, sqlite_file
 from app.store.eraser import EVERY_S, Eraser
 from app.store.records import Erasure
@@ -183,18 +184,36 @@ def test_another_process_erases_what_a_killed_one_left(
     """It has nothing pending itself, and erases unasked now and then."""
     now = [0.0]
     engine = open_engine(database)
-    eraser = Eraser(engine, backend_of(engine), clock=lambda: now[0])
-    eraser.retry()
+    one = Eraser(engine, backend_of(engine), clock=lambda: now[0])
+    one.retry()
     vectors = enroll_ada(gallery, directions)
     with long_reader(database):
         assert delete_person(gallery, "default", "ada").erased is Erasure.PENDING
     now[0] = EVERY_S / 2
-    eraser.retry()
+    one.retry()
     assert left_of(vectors, database)
     now[0] = EVERY_S * 1.1
-    eraser.retry()
+    one.retry()
     assert not left_of(vectors, database)
-    assert eraser.pending_s() == 0
+    assert one.pending_s() == 0
+
+
+def test_a_command_goes_through_all_pages_before_it_ends(
+    database: Path, gallery: Gallery, directions: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large the database is: a running service does not know of its deletions."""
+    enroll_ada(gallery, directions)
+    monkeypatch.setattr(eraser, "PAGES_AT_ONCE", 1)
+    for limit in ("DELETION_S", "ROUND_S"):
+        monkeypatch.setattr(eraser, limit, 0.0)
+    command = Store(open_engine(database))
+    assert command.database.eraser.finish(), "it has deleted nothing"
+    assert command.database.eraser.pending_s() > 0
+    assert command.persons.delete("default", "ada").erased is Erasure.PENDING
+    with long_reader(database):
+        assert not command.database.eraser.finish(0.2)
+    assert command.database.eraser.finish(60)
+    assert command.database.eraser.pending_s() == 0
 
 
 def test_a_replaced_database_leaves_nothing_behind(
