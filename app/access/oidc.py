@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import jwt
 
-from app.access.keys import WHOLE_SERVICE, AccessKey
+from app.access.keys import WHOLE_SERVICE, AccessKey, Scope
 from app.access.oidc_rules import KEY_ID, OidcRules, require_secure
 from app.errors import AccessKeyError, Forbidden, StoreUnavailable, Unauthenticated
 from app.telemetry.logs import log
@@ -118,8 +118,8 @@ class OidcTokens:
 
     def _allowed(self, claims: Mapping[str, Any]) -> AccessKey:
         collections = self._collections(claims)
-        given = {self._rules.scopes.get(text) for text in _texts(claims, self._rules.scopes_claim)}
-        scopes = frozenset(scope for scope in given if scope is not None)
+        values = _texts(claims, self._rules.scopes_claim)
+        scopes = frozenset[Scope]().union(*(self._rules.scopes.get(one, ()) for one in values))
         if collections is not None:
             scopes -= WHOLE_SERVICE
         if not scopes:

@@ -1,6 +1,6 @@
 """What the settings say about tokens of an OpenID Connect issuer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -18,7 +18,7 @@ class OidcRules:
     issuer: str
     audience: str
     scopes_claim: str
-    scopes: Mapping[str, Scope]  # by the value in the claim
+    scopes: Mapping[str, Set[Scope]]  # by the value in the claim
     collections_claim: str | None
     limits: KeyLimits  # of each subject
 
@@ -61,11 +61,11 @@ def _require_no_rules(settings: Settings) -> None:
         )
 
 
-def _scope_names(given: tuple[str, ...]) -> dict[str, Scope]:
+def _scope_names(given: tuple[str, ...]) -> dict[str, Set[Scope]]:
     """Values of the claim and the scopes they give. Raises AccessKeyError."""
     if not given:
-        return {f"likeness:{scope}": scope for scope in Scope}
-    found = {}
+        return {f"likeness:{scope}": {scope} for scope in Scope}
+    found: dict[str, Set[Scope]] = {}
     for pair in given:
         value, _, scope = pair.rpartition("=")
         if not value or scope not in [*Scope]:
@@ -73,7 +73,7 @@ def _scope_names(given: tuple[str, ...]) -> dict[str, Scope]:
                 f"LIKENESS_OIDC_SCOPES has '{pair}'. It takes pairs such as guards=identify, "
                 f"separated by commas, with the scopes {', '.join(Scope)}."
             )
-        found[value] = Scope(scope)
+        found[value] = found.get(value, set()) | {Scope(scope)}
     return found
 
 

@@ -72,9 +72,11 @@ def test_limits_of_each_subject(issuer: Issuer) -> None:
 def test_claims_of_another_issuer_s_kind(issuer: Issuer) -> None:
     tokens = tokens_of(
         issuer, oidc_scopes_claim="realm_access.roles",
-        oidc_scopes=("guards=identify", "hr=enroll", "hr-lead=admin"),
+        oidc_scopes=("guards=identify", "hr=enroll", "hr=manage", "hr-lead=admin"),
         oidc_collections_claim="sites",
     )  # fmt: skip
+    hr = key_of(tokens, issuer.token(scope=None, realm_access={"roles": ["hr"]}, sites=["staff"]))
+    assert hr.scopes == {Scope.ENROLL, Scope.MANAGE}
     roles = {"roles": ["guards", "hr-lead", 7]}
     key = key_of(tokens, issuer.token(scope=None, realm_access=roles, sites=["staff"]))
     assert key.scopes == {Scope.IDENTIFY}  # admin concerns the whole service
