@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from contextvars import Context
 from types import FrameType
 from typing import Any, cast
 
@@ -96,8 +97,10 @@ class Server(uvicorn.Server):
         raised again at the end, so that the exit status is 0."""
         self._signals += 1
         if self._signals == 1:
-            log(logging.INFO, "stopping", signal=signal.Signals(sig).name,
-                drain_seconds=self._settings.drain_seconds)  # fmt: skip
+            Context().run(  # not as part of the request that the signal interrupts
+                lambda: log(logging.INFO, "stopping", signal=signal.Signals(sig).name,
+                            drain_seconds=self._settings.drain_seconds)
+            )  # fmt: skip
             self.connections.draining = True
             self._app.state.stopping = True
         else:
@@ -176,7 +179,8 @@ class ChildServer(Server):
         if self._signals > 1:
             self.end_at_once()
             return
-        log(logging.INFO, "this process is to end", signal=signal.Signals(sig).name)
+        name = signal.Signals(sig).name
+        Context().run(lambda: log(logging.INFO, "this process is to end", signal=name))
         self._link.leave()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,6 +1,9 @@
 """One of several serving processes; the test has its parent's ends of the sockets."""
 
+import io
 import json
+import logging
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,8 +20,33 @@ from app.processes.link import Link
 from app.processes.messages import AT_ONCE, CONNECTION, END, REPLACED, STOP, Lines
 from app.services import Services, build_services
 from app.settings import Settings
+from app.telemetry.logs import LOGGER_NAME, JsonFormatter, request_id
 from tests.api.conftest import waits_for
 from tests.waiting import PATIENCE_S, until
+
+
+def test_a_signal_is_no_part_of_the_request_that_it_interrupts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    services = build_services(Settings(data_dir=tmp_path))
+    child = Child(services)
+    lines = io.StringIO()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(JsonFormatter())
+    logger = logging.getLogger(LOGGER_NAME)
+    logger.addHandler(handler)
+    token = request_id.set("of another's request")
+    try:
+        with caplog.at_level(logging.INFO, LOGGER_NAME):
+            child.server.handle_exit(signal.SIGTERM, None)
+    finally:
+        request_id.reset(token)
+        logger.removeHandler(handler)
+        child.close()
+        services.close()
+    line = json.loads(lines.getvalue().splitlines()[0])
+    assert [line["event"], line["signal"]] == ["this process is to end", "SIGTERM"]
+    assert "request_id" not in line
 
 
 class Child:
