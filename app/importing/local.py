@@ -20,11 +20,11 @@ from app.importing.in_flight import RowsInFlight
 from app.importing.known_rows import already, replace_metadata, update_metadata
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Journal, OutcomeCallback, RowOutcome, RowResult, rejection
+from app.importing.row_consents import RowConsents
 from app.importing.source_rows import Row, content_of, storable
 from app.recognition.enroll import content_digest, template_from_embedding, template_from_photo
 from app.services import Services
 from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
-from app.store.sql.consents import consent_until, require_consent
 from app.store.sql.lookups import bound_to
 from app.telemetry.logs import log
 
@@ -69,6 +69,7 @@ class LocalImport:
         if options.gate is not None:
             self._policy = self._policy.model_copy(update={"enroll_gate": options.gate})
         self._checker = ConflictChecker(services, record, options)
+        self._consents = RowConsents(services.gallery.store, record)
         decided_by: list[Any] = [
             services.gallery.store.database.identity(), record.name, record.embedding_space,
             self._policy.model_dump(mode="json"), record.calibration_id, options.face.value,
@@ -140,7 +141,7 @@ class LocalImport:
             return Prepared(row, outcome=rejection(row, row.problem))
         try:
             row = storable(row)
-            self._require_consent(row)
+            self._consents.require(row)
             if row.read is not None:
                 data = content_of(row.read)
                 digest = content_digest(data)
@@ -153,13 +154,6 @@ class LocalImport:
             if error.status >= SERVER_ERROR:
                 raise
             return Prepared(row, outcome=rejection(row, error))
-
-    def _require_consent(self, row: Row) -> None:
-        """Before a photo is analysed in vain; the store decides. Raises ConsentMissing."""
-        if row.metadata is not None:
-            now = self._services.gallery.store.database.clock()
-            until = consent_until(row.metadata)
-            require_consent(self._record, row.person_id, until, now, row.metadata)
 
     def _embedded(self, row: Row) -> Prepared:
         assert row.embedding is not None, "a row has a photo, an embedding or a problem"
@@ -180,14 +174,18 @@ class LocalImport:
         self, arrived: list["Prepared | _Photo"], threads: ThreadPoolExecutor
     ) -> Iterator[tuple["Prepared | Future[Prepared]", int]]:
         """Photos that are not enrolled yet, on the threads; with the bytes that they hold there."""
-        photos = [(one.row.person_id, one.digest) for one in arrived if isinstance(one, _Photo)]
+        photos = [one for one in arrived if isinstance(one, _Photo)]
+        contents = [(one.row.person_id, one.digest) for one in photos]
         store, name = self._services.gallery.store, self._record.name
-        known = store.imports.known_contents(name, photos) if photos else set()
+        known = store.imports.known_contents(name, contents) if photos else set()
+        missing = self._consents.missing([one.row for one in photos])
         for one in arrived:
             if isinstance(one, Prepared):
                 yield one, 0
             elif (one.row.person_id, one.digest) in known:
                 yield Prepared(one.row, outcome=already(one.row)), 0
+            elif one.row.metadata is None and (error := missing.get(one.row.person_id)):
+                yield Prepared(one.row, outcome=rejection(one.row, error)), 0
             else:
                 yield threads.submit(self._analyse, one), len(one.data)
 

@@ -19,6 +19,7 @@ from sqlalchemy import update
 
 from app.encryption.keys import new_key_line
 from app.errors import CollectionNotFound, StoreUnavailable, WorkerDied
+from app.imaging import encode_crop
 from app.importing import in_flight
 from app.importing import local as module
 from app.importing.folders import folder_rows
@@ -495,6 +496,31 @@ def test_rows_without_a_consent_where_one_is_needed(services: Services) -> None:
     skipped = ("skipped", "already_enrolled")
     assert outcomes(None) == [enrolled, missing, missing, enrolled, missing, missing]
     assert outcomes(consent) == [skipped, enrolled, missing, skipped, missing, enrolled]
+
+
+def test_photos_of_persons_without_a_consent_are_not_analysed(
+    run: Run, people: Path, services: Services
+) -> None:
+    """A photo that was analysed would be rejected because it has no face."""
+    store = services.gallery.store
+    consent = {"consent": {"reference": "form 17"}}
+    photo, other = ((people / one / f"{one}.jpg").read_bytes for one in ("biden", "obama"))
+    faceless = encode_crop(np.zeros((99, 99, 3), np.uint8))
+    run([Row("0", "biden", read=photo, metadata=consent)])
+    store.collections.update("default", None, {"consent_required": True})
+    store.persons.create("default", "ended", consent)
+    store.persons.update("default", "ended", {"consent": {"reference": "b", "withdrawn": True}})
+    rows = [
+        Row("1", "stranger", read=lambda: faceless),
+        Row("2", "ended", read=lambda: faceless),
+        Row("3", "biden", read=lambda: faceless),
+        Row("4", "biden", read=photo),
+        Row("5", "obama", read=other, metadata=consent),
+        Row("6", "obama", read=lambda: faceless),
+    ]
+    assert [one.reason for one in run(rows)] == [
+        "consent_missing", "consent_missing", "no_face", "already_enrolled", "", "no_face",
+    ]  # fmt: skip
 
 
 def test_a_known_photo_does_not_revive_a_consent(

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from app.errors import PersonExists
+from app.errors import ConsentMissing, PersonExists
 from app.index.port import Ids
 from app.store.database import Database
 from app.store.identifiers import composed, new_person_id, spellings
@@ -17,12 +17,14 @@ from app.store.sql.changes import REMOVE, log_change
 from app.store.sql.consents import (
     consent_until,
     keep_consent,
+    needs_consent,
     note_consent,
     remember_withdrawn,
     require_consent,
     require_new_reference,
 )
 from app.store.sql.lookups import (
+    aware,
     fetch_page,
     find_person,
     get_collection,
@@ -69,6 +71,27 @@ class PersonStore:
             collection = get_collection(connection, name)
             ids = dict.fromkeys(person_ids)
             return [one for one in ids if find_person(connection, collection, one) is not None]
+
+    def without_consent(self, name: str, person_ids: Iterable[str]) -> dict[str, ConsentMissing]:
+        """Of ids, in Form C, those of persons, stored or new, who have no consent that is valid now
+        although the collection needs one; each with its error."""
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            if not needs_consent(collection):
+                return {}
+            ids = set(person_ids)
+            query = select(persons.c.person_id, persons.c.consent_until).where(
+                persons.c.collection == collection.key, persons.c.person_id.in_(ids)
+            )
+            ends = {row.person_id: row.consent_until for row in connection.execute(query)}
+        now, missing = self._database.clock(), dict[str, ConsentMissing]()
+        for one in ids:
+            until = ends.get(one)
+            try:
+                require_consent(collection, one, None if until is None else aware(until), now)
+            except ConsentMissing as error:
+                missing[one] = error.with_traceback(None)
+        return missing
 
     def with_collection(self, name: str, person_id: str) -> tuple[CollectionRecord, PersonRecord]:
         """One person by id, with the collection, as both are at the same moment."""
