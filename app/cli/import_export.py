@@ -4,7 +4,7 @@ a collection as a file that `likeness import` takes back."""
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from app.cli.output import require_not_read
 from app.decision.face_selection import FaceSelection
 from app.decision.gates import require_passable
 from app.encryption.ring import KeyRing
-from app.errors import CollectionNotFound
+from app.errors import CollectionExists, CollectionNotFound
 from app.findings import findings
 from app.importing.gallery_export import export
 from app.importing.local import LocalImport
@@ -243,8 +243,10 @@ def _local(
     try:
         record = gallery.require(collection)
     except CollectionNotFound:
-        record = gallery.create_collection(collection, {})
-        _say_new(collection)
+        with suppress(CollectionExists):  # another command was faster
+            gallery.create_collection(collection, {})
+            _say_new(collection)
+        record = gallery.require(collection)
     return LocalImport(services, record, options).run, record.embedding_space
 
 

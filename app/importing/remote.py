@@ -113,6 +113,8 @@ class RemoteImport:
         is_new = answer.status_code == httpx.codes.NOT_FOUND
         if is_new:
             answer = self._call("POST", "/v1/collections", json={"name": self.collection})
+            if answer.status_code == httpx.codes.CONFLICT:  # another client was faster
+                is_new, answer = False, self._call("GET", self._url)
         self._space = str(accepted(answer, "embedding_space")["embedding_space"])
         return self._space, is_new
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,11 @@ from app.cli.commands import COMMANDS
 from app.cli.console import ignored_settings, misspelt_settings
 from app.cli.serving import prepare
 from app.encryption.keys import parse_keys
+from app.gallery.gallery import Gallery
 from app.inference.pack_spec import ModelPack
 from app.services import build_services
 from app.settings import Settings
+from app.store.records import CollectionRecord
 from tests.cli.conftest import Run
 
 
@@ -267,6 +270,22 @@ def test_import_into_another_collection_makes_it(run: Run, people: Path) -> None
     made = run("import", people, "--collection", "press")
     assert (made.exit_code, "'press' did not exist" in made.stderr) == (0, True)
     assert "0 persons, 0 faces" in run("doctor").stdout
+
+
+def test_import_into_a_collection_that_another_command_makes_at_that_moment(
+    run: Run, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("broken.JPG", "leads-out.jpg"):
+        (people / "biden" / name).unlink()
+    make = Gallery.create_collection
+
+    def after_another(gallery: Gallery, *given: Any) -> CollectionRecord:
+        make(gallery, *given)
+        return make(gallery, *given)
+
+    monkeypatch.setattr(Gallery, "create_collection", after_another)
+    done = run("import", people, "--collection", "press")
+    assert (done.exit_code, "did not exist" in done.stderr) == (0, False)
 
 
 @pytest.mark.slow

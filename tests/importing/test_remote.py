@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import httpx
 import numpy as np
 import orjson
 import pytest
@@ -449,6 +450,23 @@ def test_why_a_server_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
         remote.ensure_collection()
     assert "http://127.0.0.1:9" in reasons[0]
     assert "Connection refused" in reasons[0]
+
+
+def test_a_collection_that_another_client_makes_at_that_moment(
+    url: str, services: Services, collection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = httpx.Client.request
+
+    def made_meanwhile(client: httpx.Client, *call: Any, **given: Any) -> httpx.Response:
+        answer = request(client, *call, **given)
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            services.gallery.create_collection(collection, {})
+        return answer
+
+    monkeypatch.setattr(httpx.Client, "request", made_meanwhile)
+    remote = RemoteImport(url, collection, ImportOptions(), 1_000)
+    assert remote.ensure_collection() == (services.pack.embedding_space, False)
+    remote.run(iter(()), lambda _: None)
 
 
 @pytest.mark.parametrize(
