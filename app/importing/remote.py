@@ -207,9 +207,10 @@ class RemoteImport:
         """Report the first part's rows when the server is done with it."""
         part = under_way[0]
         ended = self._wait(part) if part.sent else {"state": ENDED_WELL}
-        last = self._report_rows(part, on_outcome)
+        stopped = ended["state"] == STOPPED
+        last = self._report_rows(part, on_outcome, stopped=stopped)
         reported, part.reported = part.reported, len(part.rows)  # `_end` reports none of the rest
-        if ended["state"] == STOPPED or (self._stops_at_errors and part.has_refused()):
+        if stopped or (self._stops_at_errors and part.has_refused()):
             raise ImportStopped(last)
         if ended["state"] != ENDED_WELL:
             detail = ended.get("detail") or f"the import was {ended['state']}."
@@ -222,15 +223,18 @@ class RemoteImport:
             )
         self._forget(under_way.popleft())
 
-    def _report_rows(self, part: _Part, on_outcome: OutcomeCallback) -> str:
-        """Report the rows of an import that has ended, up to the one before which it ended. Returns
-        what became of the last."""
-        of_server = self._report(part) if part.sent else iter(())
+    def _report_rows(
+        self, part: _Part, on_outcome: OutcomeCallback, *, stopped: bool = False
+    ) -> str:
+        """Report the rows of an import that has ended, up to the one before which it ended, or at
+        which it `stopped`. Returns what became of the last."""
+        of_server = deque(self._report(part) if part.sent else ())
+        ends_early = stopped or len(of_server) < part.sent
         last, self._done = "", 0
         for index, row in enumerate(part.rows):
-            outcome = part.known.get(index) or next(of_server, None)
-            if outcome is None:
+            if ends_early and not of_server:
                 break
+            outcome = part.known.get(index) or of_server.popleft()
             if index >= part.reported:
                 part.reported = index + 1
                 on_outcome(replace(outcome, place=row.place))

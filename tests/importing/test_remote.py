@@ -5,6 +5,7 @@ import threading
 import uuid
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -142,6 +143,23 @@ def test_nothing_after_a_stop(
     with pytest.raises(ImportStopped, match="t:4"):
         run(url, rows, collection, on_error=OnError.STOP)
     assert services.gallery.size(collection).templates == 4
+
+
+def test_a_row_after_a_stop_is_not_reported(url: str, services: Services, collection: str) -> None:
+    """The one after it is rejected before it is sent, as there is no error to stop at."""
+    first, other, last = embeddings(services, 3)
+    rows = [
+        first,
+        replace(first, place="t:1", person_id="q"),
+        replace(other, place="t:2", person_id="a/b"),
+        replace(last, place="t:3"),
+    ]
+    reported: list[RowOutcome] = []
+    remote = RemoteImport(url, collection, ImportOptions(on_conflict=OnConflict.STOP), 1_000)
+    remote.ensure_collection()
+    with pytest.raises(ImportStopped, match="t:1: The face resembles p0"):
+        remote.run(iter(rows), reported.append)
+    assert [(one.place, one.reason) for one in reported] == [("t:0", ""), ("t:1", "conflict")]
 
 
 @pytest.mark.slow
