@@ -322,8 +322,10 @@ def _address(url: str) -> httpx.URL:
     reason = "it does not begin with http:// and a host"
     if re.match(r"https?://[^/]", url):
         try:
-            return httpx.URL(url.rstrip("/"))
-        except httpx.InvalidURL as error:
+            address = httpx.URL(url.rstrip("/"))
+            address.raw_host.decode().encode("idna")  # which a connection does, too
+            return address
+        except (httpx.InvalidURL, UnicodeError) as error:
             reason = str(error)
     raise ImportSourceError(
         f"'{url}' is not an address such as http://host:8000 (--url): {reason}."

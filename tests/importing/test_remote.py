@@ -497,6 +497,7 @@ def test_a_collection_that_another_client_makes_at_that_moment(
         "http://h:99999x",
         "http://[::1",
         "http://☃..x",
+        "http://a..b",
     ],
 )
 def test_an_address_that_is_none(url: str) -> None:

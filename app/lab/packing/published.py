@@ -36,7 +36,7 @@ def fetch(file: PublishedFile, progress: Progress, *, mirror: str | None = None)
     url = file.url if mirror is None else f"{mirror.rstrip('/')}/{file.name}"
     try:
         content = _received(url, file.size, progress)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last: of a host
         reason = str(error).rstrip(".") or type(error).__name__
         raise PackError(
             f"{url} could not be fetched: {reason}. Nothing was kept. {_without_network(file)}"

@@ -59,7 +59,9 @@ def test_no_such_file(file: PublishedFile, zoo: Zoo) -> None:
         fetch(file, silent)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "ftp://127.0.0.1", "nowhere", "http://["])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9", "ftp://127.0.0.1", "nowhere", "http://[", "http://a..b"]
+)
 def test_addresses_where_nothing_is(file: PublishedFile, url: str) -> None:
     with pytest.raises(PackError, match="could not be fetched"):
         fetch(file, silent, mirror=url)
