@@ -18,6 +18,7 @@ from app.findings import findings
 from app.inference.pack_spec import ModelPack
 
 PACK_FILE = "pack.toml"
+MOST_BYTES = 1 << 20  # of that file; an archive may bring any
 # Where a tensor names the file that holds its values: in ONNX's protobuf the key "location" of an
 # entry of TensorProto.external_data (field 13). Metadata may have such a key too, in other fields.
 _ELSEWHERE = re.compile(rb"\x6a[\x00-\xff]{1,2}\x0a\x08location\x12")
@@ -74,7 +75,11 @@ def read_pack(folder: Path) -> ModelPack:
     """Read a pack's description without looking at its networks. Raises PackError."""
     path = folder / PACK_FILE
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+        content = tomllib.loads(text.decode())
         return ModelPack.model_validate({**content, "folder": folder})
     except ValidationError as error:
         where, message = findings(error.errors())[0]

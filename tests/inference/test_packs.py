@@ -15,6 +15,7 @@ from app.errors import PackError
 from app.index.port import PRECISION
 from app.inference.pack_spec import LandmarkSpec, ModelPack
 from app.inference.packs import (
+    MOST_BYTES,
     PACK_FILE,
     find_pack,
     known_packs,
@@ -243,7 +244,10 @@ class TestDescription:
         assert f"{PACK_FILE}: {key}: " in caught.value.detail
         assert caught.value.detail.endswith("Correct that line.")
 
-    @pytest.mark.parametrize("content", [b"schema = ", b"\xff\xfe\0", b"schema = 1\nschema = 1"])
+    @pytest.mark.parametrize(
+        "content",
+        [b"schema = ", b"\xff\xfe\0", b"schema = 1\nschema = 1", b"#" * (MOST_BYTES + 1)],
+    )
     def test_no_toml(self, folder: Path, content: bytes) -> None:
         (folder / PACK_FILE).write_bytes(content)
         with pytest.raises(PackError, match=rf"{PACK_FILE} cannot be read"):
