@@ -31,7 +31,7 @@ from app.store.store import Store
 from app.types import FloatArray, Image
 
 FACES_AT_ONCE = 64
-SHOWN = 10  # damaged faces that an error names
+SHOWN = 10  # faces that an error names
 # 12.5 million comparisons in each space: seconds.
 SAMPLE = 5_000
 # Faces are enrolled between a build and the cut-over; embedding the last ones takes little time.
@@ -127,11 +127,13 @@ class Reembedding:
     def _require_crops(self) -> AlternateEmbeddingState:
         state = self._embeddings.state(self._name, self._space)
         if state.without_crop:
+            some = self._embeddings.faces_without_crop(self._name, self._space, SHOWN)
+            named = ", ".join(f"{face_id} of '{person_id}'" for face_id, person_id in some)
             raise NotReembedded(
                 f"{state.without_crop} of {state.templates} faces of '{self._name}' were "
-                "enrolled without their aligned face being kept, and cannot be embedded again. "
-                "Set the collection's policy keep_crops, enroll those photos again (delete the "
-                "old faces first), or enroll everybody into a new collection."
+                "enrolled without their aligned face being kept, and cannot be embedded again, "
+                f"such as {named}. Set the collection's policy keep_crops, enroll those photos "
+                "again (delete the old faces first), or enroll everybody into a new collection."
             )
         return state
 

@@ -1,5 +1,6 @@
 """`likeness keys`, and when `likeness serve` needs a key."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +189,16 @@ def test_no_list_cuts_ids_off(monkeypatch: pytest.MonkeyPatch) -> None:
     shown, _ = run("list")
     assert str(id_of(token.strip())) in shown
     assert "…" not in shown
+
+
+def test_the_list_for_programs() -> None:
+    token, _ = run("create", "--name", "gate", "--scope", "identify", "--collection", "staff")
+    run("create", "--name", "desk", "--scope", "all")
+    shown, _ = run("list", "--json")
+    gate, desk = (json.loads(line) for line in shown.splitlines())
+    assert gate["key_id"] == id_of(token.strip())
+    assert [gate["scopes"], gate["collections"]] == [["identify"], ["staff"]]
+    assert [desk["name"], desk["collections"], desk["revoked_at"]] == ["desk", None, None]
 
 
 def test_all_scopes_of_a_limited_key() -> None:

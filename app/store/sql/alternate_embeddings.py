@@ -35,7 +35,7 @@ from app.store.sql.changes import log_space
 from app.store.sql.embedding_rows import NO_KEY, plain_vector
 from app.store.sql.encryption import encrypt_plain
 from app.store.sql.lookups import get_again, get_collection, load_templates, lock_collection
-from app.store.sql.tables import alternate_embeddings, collections, crops, templates
+from app.store.sql.tables import alternate_embeddings, collections, crops, persons, templates
 from app.types import FloatArray
 
 
@@ -58,6 +58,25 @@ class AlternateEmbeddingStore:
                 connection.execute(count.where(ready)).scalar_one(),
                 connection.execute(count.where(~ready, ~crop)).scalar_one(),
             )
+
+    def faces_without_crop(
+        self, name: str, embedding_space: str, limit: int
+    ) -> list[tuple[str, str]]:
+        """The ids of the first faces that have neither an embedding of that space nor a crop, each
+        with the id of its person."""
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            query = (
+                select(templates.c.face_id, persons.c.person_id)
+                .join(persons, persons.c.id == templates.c.person)
+                .where(
+                    templates.c.collection == collection.key,
+                    ~_has_alternate(embedding_space),
+                    ~exists().where(crops.c.template == templates.c.id),
+                )
+            )
+            rows = connection.execute(query.order_by(templates.c.id).limit(limit))
+            return [(row.face_id, row.person_id) for row in rows]
 
     def crops_to_reembed(
         self, name: str, embedding_space: str, after: int, limit: int
