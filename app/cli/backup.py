@@ -165,6 +165,12 @@ def _report(what: str, held: Held) -> None:
             "were corrected. The backup still has the old values.",
             markup=False,
         )
+    if held.withdrawn:
+        err.print(
+            f"{held.withdrawn} consents are valid in the backup and were withdrawn in the replaced "
+            "database: they are withdrawn in the restored one too.",
+            markup=False,
+        )
     if held.clashes:
         err.print(
             f"{held.clashes} persons have an id that differs from another one's only in how its "

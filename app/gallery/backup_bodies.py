@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
 from sqlalchemy.exc import DataError, IntegrityError
 
+from app.gallery.backup_consents import withdraw_again, withdrawals
 from app.gallery.backup_keys import BackupKeys
 from app.gallery.backup_rows import TABLES, ForeignBody, is_key, read_row, rule_of, shown
 from app.gallery.backup_stream import BackupDamaged, BackupError
@@ -81,12 +82,14 @@ def _plain(value: Any) -> Any:
 class Held:
     """The numbers of rows in a backup by table. After a restore also: how many objects of metadata
     or quality were `changed` because they break the rules, how many persons have an id that
-    differs from another person's only in how its letters are composed (`clashes`), and whether no
-    bytes of replaced rows are left (`erased`)."""
+    differs from another person's only in how its letters are composed (`clashes`), how many
+    consents the replaced database knew as `withdrawn`, and whether no bytes of replaced rows are
+    left (`erased`)."""
 
     rows: Mapping[str, int]
     changed: int = 0
     clashes: int = 0
+    withdrawn: int = 0
     erased: bool = True
 
 
@@ -180,7 +183,8 @@ def load(
 
     It must be empty, unless it is to be replaced. The database takes over the backup's id, to which
     encrypted embeddings are bound. Every collection gets a new revision with a new stamp, so that
-    indexes from before the restore are detected. Metadata that breaks the rules is stored as a
+    indexes from before the restore are detected. A consent that was withdrawn in the database stays
+    so, in a collection of the same name. Metadata that breaks the rules is stored as a
     corrected copy. Raises BackupError, BackupDamaged, StoreFull or StoreUnavailable, and then
     nothing is changed.
     """
@@ -193,6 +197,7 @@ def load(
                 "The database holds persons or collections already. Restore into an empty "
                 "database, or replace its data with --replace."
             )
+        known = withdrawals(connection)
         highest = _clear(connection)
         connection.execute(update(tables.database).values(id=contents.header["database"]))
         for table, rows in contents.rows():
@@ -200,12 +205,13 @@ def load(
         clashes = compose_ids(connection)
         rebuild_terms(connection)
         rebuild_consents(connection)
+        withdrawn = withdraw_again(connection, known)
         _mark(connection, highest)
         note(connection, DATABASE_RESTORED, rows=dict(contents.counts))
         backend_of(engine).set_last_keys(connection, contents.last_keys())
     database.eraser.erase()
     erased = database.eraser.finish()
-    return Held(dict(contents.counts), contents.corrected, clashes, erased)
+    return Held(dict(contents.counts), contents.corrected, clashes, withdrawn, erased)
 
 
 def _insert(

@@ -283,6 +283,26 @@ def test_a_backup_has_what_is_remembered(strict: Store, tmp_path: Path) -> None:
     other.close()
 
 
+def test_a_restore_undoes_no_withdrawal(strict: Store) -> None:
+    """Of those who were deleted since the backup, and of those who are still there."""
+    for person in ("ada", "bob", "eve"):
+        strict.persons.create("staff", person, YEAR)
+    bodies = list(dump(strict.database.engine))
+    strict.persons.update("staff", "ada", GONE)
+    strict.persons.delete("staff", "bob", "consent_withdrawn")
+    held = load(strict.database.engine, iter(bodies), replace=True)
+    assert held.withdrawn == 2
+    found = strict.persons.page("staff", None, 9).items
+    until = {one.person_id: one.consent_until for one in found}
+    assert until == {"ada": WITHDRAWN, "bob": WITHDRAWN, "eve": END}
+    for person in ("ada", "bob"):
+        with pytest.raises(ConsentMissing, match="has withdrawn"):
+            strict.persons.update("staff", person, YEAR)
+    again = load(strict.database.engine, iter(bodies), replace=True)
+    assert again.withdrawn == 2
+    assert actions(strict).count("consent.withdrawn") == 5
+
+
 def test_an_ended_one_or_another_collection_s_is_not_remembered(strict: Store) -> None:
     strict.collections.create("guests", SPACE, DIMENSION, {}, {"consent_required": True})
     for collection in ("staff", "guests"):

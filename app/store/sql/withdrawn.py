@@ -25,7 +25,7 @@ def remember(
     """Store that consents were withdrawn. The caller has locked the collection."""
     new = set(consents) - remembered(connection, collection, consents)
     if new:
-        rows = [{"collection": collection.key, "digest": digest} for digest in map(_digest, new)]
+        rows = [{"collection": collection.key, "digest": digest} for digest in map(digest_of, new)]
         connection.execute(insert(withdrawn_consents), rows)
 
 
@@ -33,7 +33,7 @@ def remembered(
     connection: Connection, collection: CollectionRecord, consents: Collection[Given]
 ) -> set[Given]:
     """Those of the consents that were stored as withdrawn."""
-    by_digest = {_digest(one): one for one in consents}
+    by_digest = {digest_of(one): one for one in consents}
     digests, found = list(by_digest), set()
     for start in range(0, len(digests), MAX_KEYS):
         query = select(withdrawn_consents.c.digest).where(
@@ -44,7 +44,8 @@ def remembered(
     return found
 
 
-def _digest(consent: Given) -> bytes:
+def digest_of(consent: Given) -> bytes:
+    """What is stored of a withdrawn consent."""
     person_id, reference = consent
     text = f"{composed(person_id)}\0{reference.strip()}"
     content = text.encode(errors="surrogatepass")
