@@ -8,11 +8,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from app.errors import DatabaseError, LikenessError
 from app.findings import findings
@@ -34,9 +35,22 @@ BYTES_LEFT = (
     "the next time: restart it."
 )
 
+# All but the line feed and the tab: a terminal would obey them.
+_CONTROLS = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class _Console(Console):
+    """Shows control characters in texts: names in archives and answers of servers may have any."""
+
+    def render_str(self, text: str, **given: Any) -> Text:
+        return super().render_str(
+            _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text), **given
+        )
+
+
 # Otherwise :x: in a name or a path is printed as a picture.
-out = Console(emoji=False)
-err = Console(stderr=True, emoji=False)
+out = _Console(emoji=False)
+err = _Console(stderr=True, emoji=False)
 
 
 def warn(sentence: str) -> None:

@@ -1,10 +1,11 @@
 """A command takes the name of its collection as an argument or as --collection."""
 
 import pytest
+from rich.table import Table
 from typer.testing import CliRunner
 
 from app.cli.commands import app
-from app.cli.console import collection_name
+from app.cli.console import collection_name, err, warn
 
 
 def test_it_is_an_argument_or_an_option_or_the_default() -> None:
@@ -32,3 +33,18 @@ def test_one_mistake_in_a_setting_is_one_line(value: str) -> None:
     (line,) = wrong.output.splitlines()
     assert line.startswith(f"LIKENESS_PROCESSES={value}: Input should be ")
     assert line.endswith(" or 'auto'")
+
+
+def test_a_terminal_does_not_obey_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names in archives and answers of servers can have sequences that clear a screen."""
+    hostile = "ann\x1b]0;title\x07\x1b[2J\r\x9b1m/1.jpg"
+    warn(hostile)
+    err.print(hostile, markup=False)
+    table = Table("person")
+    table.add_row(hostile)
+    err.print(table)
+    warn("two\nlines and a\ttab")
+    printed = capsys.readouterr().err
+    assert printed.count(r"ann\x1b]0;title\x07\x1b[2J\x0d\x9b1m/1.jpg") == 3
+    assert {one for one in printed if not one.isprintable()} <= {"\n", "\t"}
+    assert "two\nlines" in printed
