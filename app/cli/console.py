@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -19,8 +19,10 @@ from app.errors import DatabaseError, LikenessError
 from app.findings import findings
 from app.settings import Settings
 from app.store.backends import missing_file
-from app.store.database import Database
 from app.store.identifiers import DEFAULT_COLLECTION
+
+if TYPE_CHECKING:  # it loads NumPy
+    from app.store.database import Database
 
 EXIT_CANNOT_START = 2
 PREFIX = "LIKENESS_"
@@ -58,7 +60,7 @@ def warn(sentence: str) -> None:
     err.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-def finish_erasure(database: Database) -> None:
+def finish_erasure(database: "Database") -> None:
     """Erase the bytes of what a command deleted or replaced; warn if some are left."""
     if not database.eraser.finish():
         warn(BYTES_LEFT)
