@@ -13,7 +13,7 @@ from app.access.keys import audit_key
 from app.cli.console import BYTES_LEFT, err, read_settings, require_database, warn
 from app.cli.output import write_file
 from app.encryption.ring import KeyRing
-from app.errors import AccessKeyError, EncryptionKeyError, StoreFull, StoreUnavailable
+from app.errors import EncryptionKeyError, LikenessError
 from app.gallery.backup_bodies import Held, dump, load, verify
 from app.gallery.backup_stream import BackupError, encrypted, opened, read_blocks, write_blocks
 from app.settings import Settings
@@ -51,10 +51,10 @@ def backup(
             _require_keys(encryption)
         if ring is None:
             warn(_readable(encryption.state()))
-        _note_backup(engine, settings)
         pieces = write_blocks(dump(engine))
         if ring is not None:
             pieces = encrypted(ring, pieces)
+        pieces = _noted(pieces, engine, settings)
         if target == STREAM:
             sys.stdout.buffer.writelines(pieces)
             return
@@ -89,10 +89,9 @@ def restore(
             _report("The backup is complete and undamaged", verify(bodies))
             return
         with opened_database(settings.resolved_database_url) as engine:
-            _report(
-                "Restored",
-                load(engine, bodies, replace=replace, audit_key=audit_key(settings)),
-            )
+            with err.status("Restoring"):
+                held = load(engine, bodies, replace=replace, audit_key=audit_key(settings))
+            _report("Restored", held)
             if ring is not None and (plain := _plain(Store(engine).encryption.state())):
                 warn(
                     f"{' and '.join(plain)} are stored unencrypted, as in the backup; likeness "
@@ -111,13 +110,15 @@ def _require_keys(encryption: EncryptionStore) -> None:
         ) from error
 
 
-def _note_backup(engine: Engine, settings: Settings) -> None:
-    """Write to the audit log that a backup is made. It is made also if that fails: it may be the
-    last copy of a database that cannot be written."""
+def _noted(pieces: Iterator[bytes], engine: Engine, settings: Settings) -> Iterator[bytes]:
+    """The pieces of a backup; before the first one an entry is written to the audit log. The backup
+    is made also if that fails: it may be the last copy of a database that is damaged or cannot be
+    written."""
     try:
         Store(engine, audit_key=audit_key(settings)).audit.record("backup.written")
-    except (AccessKeyError, StoreFull, StoreUnavailable) as error:
+    except LikenessError as error:
         warn(f"The audit log has no entry of this backup: {error.detail}")
+    yield from pieces
 
 
 def _readable(state: EncryptionState) -> str:

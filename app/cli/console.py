@@ -62,7 +62,9 @@ def warn(sentence: str) -> None:
 
 def finish_erasure(database: "Database") -> None:
     """Erase the bytes of what a command deleted or replaced; warn if some are left."""
-    if not database.eraser.finish():
+    with err.status("Erasing the bytes of deleted rows"):
+        done = database.eraser.finish()
+    if not done:
         warn(BYTES_LEFT)
 
 

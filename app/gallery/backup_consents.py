@@ -27,7 +27,7 @@ def withdrawals(connection: Connection) -> Withdrawals:
     ended = persons.c.consent_until == WITHDRAWN
     for name, person_id, metadata in connection.execute(present.where(is_live(), ended)).all():
         if (consent := consent_of(metadata)) is not None:
-            found[name].add(digest_of((person_id, consent.reference)))
+            found[name].add(digest_of(person_id, consent.reference))
     return found
 
 
@@ -35,7 +35,9 @@ def withdraw_again(connection: Connection, known: Withdrawals) -> int:
     """Remember withdrawals for the restored collections of the same names, and end such consents of
     restored persons. Returns how many were ended."""
     ended = 0
-    restored = select(collections.c.id, collections.c.name).where(collections.c.name.in_(known))
+    restored = select(collections.c.id, collections.c.name).where(
+        is_live(), collections.c.name.in_(known)
+    )
     for key, name in connection.execute(restored).all():
         digests = select(withdrawn_consents.c.digest).where(withdrawn_consents.c.collection == key)
         if new := known[name] - set(map(bytes, connection.scalars(digests))):
@@ -48,7 +50,7 @@ def withdraw_again(connection: Connection, known: Withdrawals) -> int:
         )
         for person in connection.execute(valid).all():
             consent = consent_of(person.metadata)
-            if consent and digest_of((person.person_id, consent.reference)) in known[name]:
+            if consent and digest_of(person.person_id, consent.reference) in known[name]:
                 mine = update(persons).where(persons.c.id == person.id)
                 connection.execute(mine.values(consent_until=WITHDRAWN))
                 note_consent(connection, name, person.id, WITHDRAWN)

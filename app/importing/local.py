@@ -226,9 +226,12 @@ class LocalImport:
         elif prepared.key is not None:  # it was analysed
             self._unexpected = 0
         if prepared.outcome is None and (row.without_face or row.different_from is not None):
-            self._flush(on_outcome)
+            if self._batch:
+                self._flush(on_outcome)
             stored = self._create(row) if row.different_from is None else self._declare(row)
-            prepared = Prepared(row, outcome=stored)
+            self._batch.append(Prepared(row, outcome=stored))
+            self._flush(on_outcome)  # an import that ends now has reported what is stored
+            return
         self._batch.append(prepared)
         most = CHECKED_A_TRANSACTION if self._checker.concerns(prepared.row) else ROWS_A_TRANSACTION
         old = time.monotonic() - self._since > SECONDS_A_TRANSACTION

@@ -29,7 +29,7 @@ class StopCheck:
         self._asked_at = self._rested_at = time.monotonic()
 
     def check(self) -> None:
-        """Raises ImportEnded if it should not."""
+        """Raises ImportEnded if the job should not continue."""
         if self._stopping.is_set():
             raise ImportEnded
         if time.monotonic() - self._asked_at > self._every_s:

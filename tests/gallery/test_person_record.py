@@ -41,6 +41,8 @@ LEFT_OUT = {
     "changes.collection": NUMBER, "changes.revision": NUMBER, "changes.template": NUMBER,
     "changes.kind": "whether a template came or went", "changes.stamp": "random",
     "changes.created_at": "that of the template, or of its deletion",
+    "withdrawn_consents.collection": NUMBER,
+    "withdrawn_consents.digest": "names nobody; the record has the consent that is in force",
     "idempotency.collection": NUMBER, "idempotency.person": NUMBER,
     "idempotency.request_digest": "a digest of the call, whose answer the record has",
     "audit_entries.sequence": NUMBER, "audit_entries.collection": "that of the person",

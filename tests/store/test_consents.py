@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from app.errors import ConsentMissing, InvalidRequest, NoConsent, PersonExists, PersonNotFound
 from app.gallery.backup_bodies import dump, load
@@ -17,8 +17,10 @@ from app.store.sql.consents import (
     WITHDRAWN,
     WITHOUT_END,
     consent_until,
+    keep_consent,
     rebuild_consents,
 )
+from app.store.sql.lookups import get_collection
 from app.store.sql.tables import persons
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
@@ -269,6 +271,43 @@ def test_a_withdrawn_one_is_remembered_when_the_metadata_has_it_no_more(
     strict.imports.enroll("staff", [PersonTemplate("ada", AGAIN, NEW[0])], SPACE)
     assert strict.persons.get("staff", "ada").consent_until == END
     assert strict.persons.get("staff", "bob").consent_until == END
+
+
+def test_a_rename_makes_no_withdrawn_one_valid(strict: Store) -> None:
+    """A list of before the withdrawal is imported under another id, which is corrected then."""
+    strict.persons.create("staff", "ada", YEAR)
+    strict.persons.delete("staff", "ada", "consent_withdrawn")
+    strict.persons.create("staff", "ada-2", YEAR)
+    with pytest.raises(ConsentMissing, match="'ada' has withdrawn"):
+        strict.persons.update("staff", "ada-2", new_id="ada")
+    strict.persons.update("staff", "ada-2", AGAIN, new_id="ada")
+    assert strict.persons.get("staff", "ada").consent_until == END
+
+
+def test_ids_that_differ_in_composition_only_share_what_is_remembered(strict: Store) -> None:
+    """Earlier versions stored such ids as two persons."""
+    composed, decomposed = "Zo\u00eb", "Zoe\u0308"
+    for person in (composed, "other"):
+        strict.persons.create("staff", person, YEAR)
+        strict.persons.update("staff", person, GONE)
+    with strict.database.writing() as connection:
+        other = persons.c.person_id == "other"
+        connection.execute(update(persons).where(other).values(person_id=decomposed))
+        query = select(persons.c.id).where(persons.c.person_id == decomposed)
+        key = connection.execute(query).scalar_one()
+        with pytest.raises(ConsentMissing, match="has withdrawn"):
+            keep_consent(connection, get_collection(connection, "staff"), key, YEAR)
+    rule = expiry_of(strict.collections.get("staff"), NOW)
+    strict.retention.delete_expired("staff", [composed, decomposed], lambda _: rule)
+    assert strict.persons.page("staff", None, 9).items == []
+
+
+def test_a_reference_is_the_same_however_it_is_composed(strict: Store) -> None:
+    composed, decomposed = ({"reference": f"M{u}ller 17"} for u in ("\u00fc", "u\u0308"))
+    strict.persons.create("staff", "ada", {"consent": composed})
+    strict.persons.update("staff", "ada", {"consent": {**composed, "withdrawn": True}})
+    with pytest.raises(ConsentMissing, match="has withdrawn"):
+        strict.persons.update("staff", "ada", {"consent": decomposed})
 
 
 def test_a_backup_has_what_is_remembered(strict: Store, tmp_path: Path) -> None:

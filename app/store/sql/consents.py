@@ -29,7 +29,7 @@ from app.store.records import CollectionRecord
 from app.store.sql.audit_log import note
 from app.store.sql.lookups import aware
 from app.store.sql.tables import persons
-from app.store.sql.withdrawn import remember, remembered
+from app.store.sql.withdrawn import digest_of, remember, remembered
 from app.types import JsonObject
 
 MEMBER = "consent"
@@ -210,8 +210,9 @@ def keep_consent(
     old, new = consent_of(stored.metadata), consent_of(metadata)
     if old is not None and needs_consent(collection):
         ends = old.withdrawn or after == WITHDRAWN
-        if ends and (new is None or new.reference.strip() != old.reference.strip()):
-            remember(connection, collection, [(stored.person_id, old.reference)])
+        digest = digest_of(stored.person_id, old.reference)
+        if ends and (new is None or digest_of(stored.person_id, new.reference) != digest):
+            remember(connection, collection, [digest])
     before = None if stored.consent_until is None else aware(stored.consent_until)
     if before == after:
         return
@@ -235,29 +236,30 @@ def withdrawn_before(
     """The errors, by their place, of new metadata of persons that has as valid a consent which the
     person withdrew: a list that is sent again does not know of that. None in a collection that
     needs no consents."""
-    consents: dict[int, tuple[str, str]] = {}
+    ids: dict[int, str] = {}
+    digests: dict[int, bytes] = {}
     for place, (person_id, metadata) in enumerate(given if needs_consent(collection) else ()):
         new = None if metadata is None else consent_of(metadata)
         if new is not None and not new.withdrawn:
-            consents[place] = composed(person_id), new.reference.strip()
-    if not consents:
+            ids[place], digests[place] = person_id, digest_of(person_id, new.reference)
+    if not ids:
         return {}
     query = select(persons.c.person_id, persons.c.metadata).where(
         persons.c.collection == collection.key,
-        persons.c.person_id.in_({person_id for person_id, _ in consents.values()}),
+        persons.c.person_id.in_({*ids.values(), *map(composed, ids.values())}),
         persons.c.consent_until == WITHDRAWN,
     )
-    withdrawn = remembered(connection, collection, set(consents.values()))
+    withdrawn = remembered(connection, collection, set(digests.values()))
     for row in connection.execute(query):
         if (old := consent_of(row.metadata)) is not None:
-            withdrawn.add((row.person_id, old.reference.strip()))
+            withdrawn.add(digest_of(row.person_id, old.reference))
     return {
         place: ConsentMissing(
-            f"'{one[0]}' has withdrawn the consent that metadata.consent.reference names. Send "
+            f"'{ids[place]}' has withdrawn the consent that metadata.consent.reference names. Send "
             "metadata with a new consent, which has another reference, if there is one."
         )
-        for place, one in consents.items()
-        if one in withdrawn
+        for place, digest in digests.items()
+        if digest in withdrawn
     }
 
 
@@ -275,7 +277,7 @@ def remember_withdrawn(
         or_(persons.c.consent_until == WITHDRAWN, persons.c.id.in_(by_reason)),
     )
     found = [
-        (row.person_id, consent.reference.strip())
+        digest_of(row.person_id, consent.reference)
         for row in connection.execute(query)
         if (consent := consent_of(row.metadata)) is not None
     ]

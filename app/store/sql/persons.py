@@ -146,6 +146,7 @@ class PersonStore:
             if metadata is not None:
                 set_metadata(connection, collection, person.key, metadata, self._database.clock())
                 note(connection, "person.metadata_replaced", name, person.key)
+                person = get_person(connection, collection, person_id)
             if new_id is not None:
                 self._rename(connection, collection, person, new_person_id(new_id))
                 note(connection, "person.renamed", name, person.key)
@@ -160,6 +161,7 @@ class PersonStore:
                 f"A person with the id '{to}' exists in '{collection.name}' already; choose "
                 "another id, or merge the two persons."
             )
+        require_new_reference(connection, collection, to, person.metadata)
         remember_withdrawn(connection, collection, {person.key: None})
         connection.execute(
             update(persons)
@@ -244,10 +246,11 @@ def insert_person(
     ConsentMissing if the collection needs a consent."""
     checked, until = dict(check_metadata(metadata)), consent_until(metadata)
     require_consent(collection, person_id, until, now, metadata)
-    require_new_reference(connection, collection, person_id, metadata)
+    new_id = new_person_id(person_id)
+    require_new_reference(connection, collection, new_id, metadata)
     new = {
         "collection": collection.key,
-        "person_id": new_person_id(person_id),
+        "person_id": new_id,
         "metadata": checked,
         "created_at": now,
         "updated_at": now,

@@ -16,37 +16,34 @@ from app.store.sql.lookups import MAX_KEYS
 from app.store.sql.tables import withdrawn_consents
 
 DIGEST_BYTES = 32
-Given = tuple[str, str]  # the id of a person and the reference of their consent
 
 
 def remember(
-    connection: Connection, collection: CollectionRecord, consents: Collection[Given]
+    connection: Connection, collection: CollectionRecord, digests: Collection[bytes]
 ) -> None:
     """Store that consents were withdrawn. The caller has locked the collection."""
-    new = set(consents) - remembered(connection, collection, consents)
-    if new:
-        rows = [{"collection": collection.key, "digest": digest} for digest in map(digest_of, new)]
+    if new := set(digests) - remembered(connection, collection, digests):
+        rows = [{"collection": collection.key, "digest": digest} for digest in new]
         connection.execute(insert(withdrawn_consents), rows)
 
 
 def remembered(
-    connection: Connection, collection: CollectionRecord, consents: Collection[Given]
-) -> set[Given]:
-    """Those of the consents that were stored as withdrawn."""
-    by_digest = {digest_of(one): one for one in consents}
-    digests, found = list(by_digest), set()
-    for start in range(0, len(digests), MAX_KEYS):
+    connection: Connection, collection: CollectionRecord, digests: Collection[bytes]
+) -> set[bytes]:
+    """Those of the digests that are stored."""
+    wanted, found = list(digests), set[bytes]()
+    for start in range(0, len(wanted), MAX_KEYS):
         query = select(withdrawn_consents.c.digest).where(
             withdrawn_consents.c.collection == collection.key,
-            withdrawn_consents.c.digest.in_(digests[start : start + MAX_KEYS]),
+            withdrawn_consents.c.digest.in_(wanted[start : start + MAX_KEYS]),
         )
-        found |= {by_digest[bytes(row.digest)] for row in connection.execute(query)}
+        found.update(map(bytes, connection.scalars(query)))
     return found
 
 
-def digest_of(consent: Given) -> bytes:
-    """What is stored of a withdrawn consent."""
-    person_id, reference = consent
-    text = f"{composed(person_id)}\0{reference.strip()}"
+def digest_of(person_id: str, reference: str) -> bytes:
+    """What is stored of a withdrawn consent: of the id and the reference together, both in Form
+    C, the reference without spaces around it."""
+    text = f"{composed(person_id)}\0{composed(reference.strip())}"
     content = text.encode(errors="surrogatepass")
     return blake2b(content, digest_size=DIGEST_BYTES, person=b"withdrawn").digest()

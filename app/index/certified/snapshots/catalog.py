@@ -120,10 +120,14 @@ def _require_usable(folder: Path) -> None:
         if isinstance(error, PermissionError):
             command = command_for_access(folder.parent, Path(error.filename))
             advice = (
-                f"Give user id {os.geteuid()}, under which Likeness runs, the right: sudo "
-                f"{command} (in a container: on the host, with the path of the folder that is "
-                "mounted there)"
+                f"Let user id {os.geteuid()}, under which Likeness runs, enter the folders above"
             )
+            if command is not None:
+                advice = (
+                    f"Give user id {os.geteuid()}, under which Likeness runs, the right: sudo "
+                    f"{command} (in a container: on the host, with the path of the folder that is "
+                    "mounted there)"
+                )
         raise IndexFolderError(
             f"The folder {folder.parent} cannot be read and written ({error.filename}: "
             f"{error.strerror}), so deleted faces could not be erased from it. {advice}, or delete "
