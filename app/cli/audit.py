@@ -65,7 +65,7 @@ def show(
             help=(
                 "Only entries of this actor: key:ID, token:SUBJECT, import:ID, user:NAME, "
                 "service, caller (no key was needed), anonymous (no valid key, where one was "
-                "needed)."
+                "needed), several (many actors whose refused calls are counted together)."
             )
         ),
     ] = None,

@@ -31,8 +31,8 @@ def retention(
     ] = None,
 ) -> None:
     """Show how many persons would be deleted now because they were neither enrolled nor matched for
-    as long as the policy says, or have no valid consent where it needs one. Nothing is changed: the
-    running service deletes them."""
+    as long as the policy says, or because they have no valid consent although the policy requires
+    one. Nothing is changed: the running service deletes them."""
     settings = require_database(read_settings())
     now = datetime.now(UTC)
     with opened_database(settings.resolved_database_url) as engine:
