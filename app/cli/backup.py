@@ -31,8 +31,8 @@ def backup(
     plain: Annotated[
         bool,
         typer.Option(
-            help="Do not encrypt the backup as a whole, although a key is configured or the database "
-            "is encrypted. Embeddings that are encrypted in the database stay encrypted."
+            help="Do not encrypt the backup as a whole, although a key is configured or the "
+            "database is encrypted. Embeddings that are encrypted in the database stay encrypted."
         ),
     ] = False,
 ) -> None:
