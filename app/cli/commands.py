@@ -74,7 +74,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
         "app.cli.retention", "retention", "Show which persons the policies would delete."
     ),
     "person": LazyCommand(
-        "app.cli.person", "person_app", "Write all stored data of one person to a folder."
+        "app.cli.person", "person_app", "Write the record of one person to a folder."
     ),
     "audit": LazyCommand(
         "app.cli.audit", "audit_app", "The audit log: show, verify, export."

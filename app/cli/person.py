@@ -25,14 +25,14 @@ from app.types import FloatArray
 person_app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Write all stored data of one person to a folder.",
+    help="Write the record of one person to a folder.",
 )
 PAGE = 500
 
 
 @person_app.callback()
 def _several() -> None:
-    """Write all stored data of one person to a folder."""
+    """Write the record of one person to a folder."""
 
 
 @person_app.command()
@@ -41,8 +41,9 @@ def export(
     folder: Annotated[Path, typer.Argument(help="A new folder: record.json, and kept crops.")],
     collection: Annotated[str, typer.Option(help="Name of the collection.")] = DEFAULT_COLLECTION,
 ) -> None:
-    """Write everything that is held about a person, embeddings included, for a request for access.
-    Keep the folder as you keep photos."""
+    """Write what the database and the reports of imports hold about a person, embeddings included,
+    for a request for access. record.json says whether rows or entries were left out, and where
+    else data of the person may be. Keep the folder as you keep photos."""
     settings = require_database(read_settings())
     ring = KeyRing.from_settings(settings)
     with opened_store(settings.resolved_database_url, ring, audit_key(settings)) as store:
