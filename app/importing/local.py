@@ -178,14 +178,15 @@ class LocalImport:
         contents = [(one.row.person_id, one.digest) for one in photos]
         store, name = self._services.gallery.store, self._record.name
         known = store.imports.known_contents(name, contents) if photos else set()
-        missing = self._consents.missing([one.row for one in photos])
+        refusals = iter(self._consents.refusals([one.row for one in photos]))
         for one in arrived:
+            refused = next(refusals) if isinstance(one, _Photo) else None
             if isinstance(one, Prepared):
                 yield one, 0
             elif (one.row.person_id, one.digest) in known:
                 yield Prepared(one.row, outcome=already(one.row)), 0
-            elif one.row.metadata is None and (error := missing.get(one.row.person_id)):
-                yield Prepared(one.row, outcome=rejection(one.row, error)), 0
+            elif refused is not None:
+                yield Prepared(one.row, outcome=rejection(one.row, refused)), 0
             else:
                 yield threads.submit(self._analyse, one), len(one.data)
 
@@ -225,17 +226,15 @@ class LocalImport:
             prepared = replace(prepared, failure=None)  # its traceback holds the photo
         elif prepared.key is not None:  # it was analysed
             self._unexpected = 0
-        if prepared.outcome is None and (row.without_face or row.different_from is not None):
-            if self._batch:
-                self._flush(on_outcome)
+        faceless = row.without_face or row.different_from is not None
+        if stored_now := prepared.outcome is None and faceless:
+            self._flush(on_outcome)
             stored = self._create(row) if row.different_from is None else self._declare(row)
-            self._batch.append(Prepared(row, outcome=stored))
-            self._flush(on_outcome)  # an import that ends now has reported what is stored
-            return
+            prepared = Prepared(row, outcome=stored)
         self._batch.append(prepared)
         most = CHECKED_A_TRANSACTION if self._checker.concerns(prepared.row) else ROWS_A_TRANSACTION
         old = time.monotonic() - self._since > SECONDS_A_TRANSACTION
-        if len(self._batch) >= most or old:
+        if stored_now or len(self._batch) >= most or old:
             self._flush(on_outcome)
 
     def _note_failure(self, error: Exception) -> None:

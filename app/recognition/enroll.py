@@ -5,7 +5,6 @@ templates.
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from app.decision.face_selection import FaceSelection, selector_of
@@ -17,7 +16,6 @@ from app.errors import (
     ImageError,
     InvalidEmbedding,
     LikenessError,
-    PersonNotFound,
 )
 from app.faces.pipeline import run_to_completion
 from app.imaging import encode_crop
@@ -31,9 +29,7 @@ from app.store.records import (
     RequestKey,
     StoredTemplate,
 )
-from app.store.sql.consents import consent_until, needs_consent, require_consent
 from app.store.sql.lookups import bound_to
-from app.store.store import Store
 from app.types import AnalysedImage, CooperativeTask, Face, FloatArray, JsonObject
 
 # Embeddings that are checked on the event loop: 30 µs each, and a thread that does it costs more.
@@ -239,7 +235,10 @@ class _Work:
         gallery = self.services.gallery
         record = gallery.require(self.request.collection)
         if policy_of(record).consent_required:
-            _require_consent(gallery.store, self.request)
+            given = [(self.request.person_id, self.request.metadata)]
+            persons = gallery.store.persons
+            for error in persons.refused_consents(self.request.collection, given).values():
+                raise error
         return record
 
     async def _templates(
@@ -298,19 +297,3 @@ def _enrollment(
 ) -> Enrollment:
     pairs = zip(templates.items(), stored, strict=True)
     return Enrollment({i: EnrolledTemplate(new, one) for (i, new), one in pairs}, rejected)
-
-
-def _require_consent(store: Store, request: EnrollRequest) -> None:
-    """Raise ConsentMissing if the person has no consent and the collection needs one. The
-    transaction that stores the templates checks it again."""
-    record = store.collections.get(request.collection)
-    if not needs_consent(record):
-        return
-    until = None
-    if request.metadata is not None:
-        until = consent_until(request.metadata)
-    else:
-        with suppress(PersonNotFound):
-            until = store.persons.get(request.collection, request.person_id).consent_until
-    now = store.database.clock()
-    require_consent(record, request.person_id, until, now, request.metadata)

@@ -231,7 +231,8 @@ class _Call(Generic[T]):
         threshold = _threshold(services, request, (policy, chain), size)
         if not request.needs_index:  # that of a search follows the gallery instead
             threshold = threshold.for_pair(vector, reference_vector)
-        if nearest is not None and policy.candidates is ShownCandidates.IDENTIFIED:
+        named = request.threshold != ThresholdRequest()
+        if nearest is not None and named and policy.candidates is ShownCandidates.IDENTIFIED:
             own = verification_threshold(ThresholdRequest(), policy, chain, size, size)
             refuse_lower(threshold, own.for_pair(vector, reference_vector), request.collection)
         reached = is_match(similarity, threshold.threshold)

@@ -517,9 +517,11 @@ def test_photos_of_persons_without_a_consent_are_not_analysed(
         Row("4", "biden", read=photo),
         Row("5", "obama", read=other, metadata=consent),
         Row("6", "obama", read=lambda: faceless),
+        Row("7", "ended", read=lambda: faceless, metadata=consent),  # which was withdrawn
     ]
     assert [one.reason for one in run(rows)] == [
         "consent_missing", "consent_missing", "no_face", "already_enrolled", "", "no_face",
+        "consent_missing",
     ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from app.errors import (
     StoreUnavailable,
 )
 from app.gallery import candidates as candidates_module
-from app.imaging import read_header
+from app.imaging import encode_crop, read_header
 from app.imaging.formats import Header
 from app.recognition import analysis as analysis_module
 from app.recognition import enroll as enroll_module
@@ -453,6 +453,19 @@ def test_a_person_without_a_face_cannot_be_claimed(services: Services, photo: Ph
         request = VerifyRequest("empty", person_id)
         with pytest.raises(error):
             verified(services, photo("obama"), request)
+
+
+def test_no_photo_is_analysed_for_a_consent_that_was_withdrawn(services: Services) -> None:
+    """It has no face, which would be the reason if it was."""
+    services.gallery.create_collection("withdrawn", {}, {"consent_required": True})
+    consent: JsonObject = {"consent": {"reference": "form 17"}}
+    persons = services.gallery.store.persons
+    persons.create("withdrawn", "ada", consent)
+    persons.delete("withdrawn", "ada", "consent_withdrawn")
+    nobody = encode_crop(np.zeros((99, 99, 3), np.uint8))
+    wanted = EnrollRequest("withdrawn", "ada", consent)
+    with pytest.raises(ConsentMissing, match="has withdrawn"):
+        asyncio.run(enroll(services, [nobody], wanted, StageTimes()))
 
 
 def test_a_consent_that_is_withdrawn_while_the_photo_is_analysed_counts(

@@ -322,7 +322,7 @@ def test_a_backup_has_what_is_remembered(strict: Store, tmp_path: Path) -> None:
     other.close()
 
 
-def test_a_restore_undoes_no_withdrawal(strict: Store) -> None:
+def test_a_restore_undoes_no_withdrawal(strict: Store, tmp_path: Path) -> None:
     """Of those who were deleted since the backup, and of those who are still there."""
     for person in ("ada", "bob", "eve"):
         strict.persons.create("staff", person, YEAR)
@@ -337,9 +337,38 @@ def test_a_restore_undoes_no_withdrawal(strict: Store) -> None:
     for person in ("ada", "bob"):
         with pytest.raises(ConsentMissing, match="has withdrawn"):
             strict.persons.update("staff", person, YEAR)
+    assert strict.persons.get("staff", "ada").metadata == {
+        "consent": {**YEAR["consent"], "withdrawn": True}
+    }
+    withdrawn = {"consent": {**YEAR["consent"], "withdrawn": True}}
+    assert len(strict.persons.keys(strict.collections.get("staff"), withdrawn)) == 2, "the filter"
+    elsewhere = open_store(f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    load(elsewhere.database.engine, dump(strict.database.engine), replace=True)
+    assert elsewhere.persons.get("staff", "ada").consent_until == WITHDRAWN
+    elsewhere.close()
     again = load(strict.database.engine, iter(bodies), replace=True)
     assert again.withdrawn == 2
     assert actions(strict).count("consent.withdrawn") == 5
+
+
+@pytest.mark.parametrize("how", ["deleted", "merged", "made valid"])
+def test_a_policy_that_is_off_for_a_while_forgets_no_withdrawal(strict: Store, how: str) -> None:
+    for person in ("ada", "bob"):
+        strict.persons.create("staff", person, YEAR)
+    strict.persons.update("staff", "ada", GONE)
+    strict.collections.update("staff", None, {"consent_required": None})
+    if how == "deleted":
+        strict.persons.delete("staff", "ada")
+    elif how == "merged":
+        strict.corrections.merge_persons("staff", "ada", "bob")
+    if how == "made valid":
+        strict.persons.update("staff", "ada", YEAR)
+    else:
+        strict.persons.create("staff", "ada", YEAR)
+    with pytest.raises(ConsentMissing, match=r"1 persons .* withdrew before, such as 'ada'"):
+        strict.collections.update("staff", None, {"consent_required": True})
+    strict.persons.update("staff", "ada", AGAIN)
+    strict.collections.update("staff", None, {"consent_required": True})
 
 
 def test_an_ended_one_or_another_collection_s_is_not_remembered(strict: Store) -> None:

@@ -15,7 +15,7 @@ from app.store.records import CollectionMark, CollectionRecord, DeletionCounts, 
 from app.store.sql.alternate_embeddings import delete_crops
 from app.store.sql.audit_log import note
 from app.store.sql.collection_removal import CollectionRemoval
-from app.store.sql.consents import needs_consent, require_all_consents
+from app.store.sql.consents import needs_consent
 from app.store.sql.lookups import (
     collection_query,
     collection_record,
@@ -27,6 +27,7 @@ from app.store.sql.lookups import (
     lock_collection,
     to_page,
 )
+from app.store.sql.required_consents import require_all_consents
 from app.store.sql.tables import calibrations, collections, persons, templates
 from app.types import JsonObject
 

@@ -17,7 +17,6 @@ from sqlalchemy import (
     Connection,
     Text,
     cast,
-    func,
     or_,
     select,
     update,
@@ -187,7 +186,6 @@ def _fault(metadata: JsonObject | None) -> str | None:
     return None
 
 
-SHOWN = 10
 PERSONS_AT_ONCE = 1_000
 
 
@@ -208,10 +206,10 @@ def keep_consent(
     stored = connection.execute(query.where(persons.c.id == person)).one()
     require_new_reference(connection, collection, stored.person_id, metadata)
     old, new = consent_of(stored.metadata), consent_of(metadata)
-    if old is not None and needs_consent(collection):
-        ends = old.withdrawn or after == WITHDRAWN
+    if old is not None and (old.withdrawn or after == WITHDRAWN):
         digest = digest_of(stored.person_id, old.reference)
-        if ends and (new is None or digest_of(stored.person_id, new.reference) != digest):
+        held = new is not None and digest_of(stored.person_id, new.reference) == digest
+        if not (held and after == WITHDRAWN):
             remember(connection, collection, [digest])
     before = None if stored.consent_until is None else aware(stored.consent_until)
     if before == after:
@@ -266,11 +264,8 @@ def withdrawn_before(
 def remember_withdrawn(
     connection: Connection, collection: CollectionRecord, people: Mapping[int, str | None]
 ) -> None:
-    """Remember the withdrawn consents of persons who are deleted or renamed, by their keys; also
-    those that end for the reason `consent_withdrawn`. Nothing in a collection that needs no
-    consents."""
-    if not needs_consent(collection):
-        return
+    """Remember the withdrawn consents of persons who are deleted, merged or renamed, by their keys;
+    also those that end for the reason `consent_withdrawn`."""
     by_reason = [key for key, reason in people.items() if reason == BY_WITHDRAWAL]
     query = select(persons.c.person_id, persons.c.metadata).where(
         persons.c.id.in_(people),
@@ -302,27 +297,6 @@ def note_consent(
 def without_consent(now: datetime | BindParameter[Any]) -> ColumnElement[bool]:
     """The condition that a person has no consent that is valid now."""
     return or_(persons.c.consent_until.is_(None), persons.c.consent_until <= now)
-
-
-def require_all_consents(
-    connection: Connection, collection: CollectionRecord, now: datetime
-) -> None:
-    """Raise ConsentMissing unless every person of a collection has a consent: those without one
-    would be deleted."""
-    wanted = persons.c.collection == collection.key, without_consent(now)
-    count = connection.execute(
-        select(func.count()).select_from(persons).where(*wanted)
-    ).scalar_one()
-    if not count:
-        return
-    query = select(persons.c.person_id).where(*wanted).order_by(persons.c.id).limit(SHOWN)
-    ids = list(connection.execute(query).scalars())
-    raise ConsentMissing(
-        f"{count:,} persons of '{collection.name}' have no consent that is valid now, such as "
-        f"'{ids[0]}'; with consent_required they would be deleted. Give each a consent, or delete "
-        f"them, then set the policy. {FORM}",
-        {"persons": count, "person_ids": ids},
-    )
 
 
 def rebuild_consents(connection: Connection) -> None:

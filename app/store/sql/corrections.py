@@ -12,7 +12,7 @@ from app.store.database import Database
 from app.store.records import CollectionRecord, FaceRecord, PersonRecord
 from app.store.sql.audit_log import note
 from app.store.sql.changes import ADD, REMOVE, log_change
-from app.store.sql.consents import require_consent
+from app.store.sql.consents import remember_withdrawn, require_consent
 from app.store.sql.embedding_rows import crop_context, plain_vector
 from app.store.sql.lookups import (
     face_query,
@@ -96,6 +96,7 @@ class Corrections:
             # So that an enrollment that is sent again does not bring the merged person back.
             mine = idempotency.c.person == old.key
             connection.execute(update(idempotency).where(mine).values(person=new.key))
+            remember_withdrawn(connection, collection, {old.key: None})
             connection.execute(delete(persons).where(persons.c.id == old.key))
             counts = {"templates": len(keys) - len(duplicates), "duplicates": len(duplicates)}
             note(connection, "person.merged", name, old.key, into=new.key, **counts)

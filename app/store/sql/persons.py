@@ -22,6 +22,7 @@ from app.store.sql.consents import (
     remember_withdrawn,
     require_consent,
     require_new_reference,
+    withdrawn_before,
 )
 from app.store.sql.lookups import (
     aware,
@@ -72,26 +73,31 @@ class PersonStore:
             ids = dict.fromkeys(person_ids)
             return [one for one in ids if find_person(connection, collection, one) is not None]
 
-    def without_consent(self, name: str, person_ids: Iterable[str]) -> dict[str, ConsentMissing]:
-        """Of ids, in Form C, those of persons, stored or new, who have no consent that is valid now
-        although the collection needs one; each with its error."""
+    def refused_consents(
+        self, name: str, given: Sequence[tuple[str, JsonObject | None]]
+    ) -> dict[int, ConsentMissing]:
+        """Of ids of persons, stored or new, with their new metadata, those that the collection
+        would refuse now: no consent in the metadata (if it is None, of the stored person) is valid,
+        or it is one that was withdrawn. Each error by its place."""
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
             if not needs_consent(collection):
                 return {}
-            ids = set(person_ids)
+            refused = withdrawn_before(connection, collection, given)
+            stored = {composed(person_id) for person_id, metadata in given if metadata is None}
             query = select(persons.c.person_id, persons.c.consent_until).where(
-                persons.c.collection == collection.key, persons.c.person_id.in_(ids)
+                persons.c.collection == collection.key, persons.c.person_id.in_(stored)
             )
             ends = {row.person_id: row.consent_until for row in connection.execute(query)}
-        now, missing = self._database.clock(), dict[str, ConsentMissing]()
-        for one in ids:
-            until = ends.get(one)
+        now = self._database.clock()
+        for place, (person_id, metadata) in enumerate(given):
+            until = ends.get(composed(person_id))
+            until = consent_until(metadata) if metadata is not None else until and aware(until)
             try:
-                require_consent(collection, one, None if until is None else aware(until), now)
+                require_consent(collection, person_id, until, now, metadata)
             except ConsentMissing as error:
-                missing[one] = error.with_traceback(None)
-        return missing
+                refused.setdefault(place, error.with_traceback(None))
+        return refused
 
     def with_collection(self, name: str, person_id: str) -> tuple[CollectionRecord, PersonRecord]:
         """One person by id, with the collection, as both are at the same moment."""
