@@ -271,11 +271,12 @@ class Ownership:
             if self._descriptor is None and (descriptor := self._try()) is not None:
                 try:
                     self._acquired()
-                except BaseException as error:
+                except OSError:
                     os.close(descriptor)
-                    if not isinstance(error, OSError):
-                        raise
                     return False  # as in `_try`
+                except BaseException:
+                    os.close(descriptor)
+                    raise
                 self._descriptor = descriptor
             return self.held
 

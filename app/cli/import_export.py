@@ -317,7 +317,6 @@ def export_collection(
     url = require_database(settings).resolved_database_url
     with opened_store(url, KeyRing.from_settings(settings), audit_key(settings)) as store:
         record = store.collections.get(collection)
-        store.audit.record("collection.exported", record.name)
         total = store.collections.count(record).templates
         with Progress(BarColumn(), MofNCompleteColumn(), console=err, transient=True) as bar:
             task = bar.add_task("", total=total)

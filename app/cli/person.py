@@ -46,23 +46,24 @@ def export(
     else data of the person may be. Keep the folder as you keep photos."""
     settings = require_database(read_settings())
     ring = KeyRing.from_settings(settings)
-    with opened_store(settings.resolved_database_url, ring, audit_key(settings)) as store:
-        record, crops = _record(store, collection, person_id)
-        reports = JobFolder(settings.data_dir / "imports")
-        rows, more = rows_about(reports, collection, record["person"]["person_id"])
-        record |= {"import_rows": rows, "more_import_rows": more}
-    crops["record.json"] = json.dumps(record, indent=1, ensure_ascii=False).encode()
     with writing(folder):
         try:
             folder.mkdir(mode=0o700)
         except FileExistsError:
             raise typer.BadParameter(f"{folder} exists already; name a new folder.") from None
-        try:
+    try:
+        with opened_store(settings.resolved_database_url, ring, audit_key(settings)) as store:
+            record, crops = _record(store, collection, person_id)
+            reports = JobFolder(settings.data_dir / "imports")
+            rows, more = rows_about(reports, collection, record["person"]["person_id"])
+            record |= {"import_rows": rows, "more_import_rows": more}
+        crops["record.json"] = json.dumps(record, indent=1, ensure_ascii=False).encode()
+        with writing(folder):
             for name, content in crops.items():
                 write_whole(folder / name, [content])
-        except BaseException:  # a part of the record is biometric data that nobody would look for
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+    except BaseException:  # a part of the record is biometric data that nobody would look for
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     err.print(f"{folder}: {len(record['faces'])} faces, {len(crops) - 1} crops", highlight=False)
 
 

@@ -63,7 +63,6 @@ class Gallery:
         self._packs = packs
         self._indexes = Indexes(store, engine, embedding_space)
         self._replicas = self._indexes.replicas
-        self.unerased_s = self._indexes.unerased_s
         create_default_collection(store, embedding_space, dimension)
 
     def create_collection(
@@ -306,6 +305,10 @@ class Gallery:
         pending."""
         self.store.database.eraser.retry()
         self._indexes.prepare()
+
+    def unerased_s(self) -> float:
+        """For how many seconds removed templates have been left in saved copies of indexes."""
+        return self._indexes.unerased_s()
 
     def run_maintenance(self) -> None:
         """One round of maintenance, called once a second by one thread beside searches and writes:

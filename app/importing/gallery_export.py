@@ -88,8 +88,9 @@ def export(store: Store, record: CollectionRecord, out: Path, progress: Progress
     (the one with crops).
 
     All of it is of one state of the database, whatever is changed meanwhile. It appears under its
-    name when it is whole. Raises GalleryExportError, and CollectionNotFound if the collection is
-    deleted meanwhile.
+    name when it is whole, and the audit log has an entry before anything is written. Raises
+    GalleryExportError, StoreFull if there is no room for the entry, and CollectionNotFound if the
+    collection is deleted meanwhile.
     """
     writers = {".parquet": _parquet, ".jsonl": _jsonl, ".zip": _zip}
     if out.suffix not in writers:
@@ -108,6 +109,7 @@ def export(store: Store, record: CollectionRecord, out: Path, progress: Progress
     except OSError as error:
         raise _cannot_write(out, error) from error
     try:
+        store.audit.record("collection.exported", record.name)
         with bound_to(record):
             with store.database.one_state():
                 # As it is in this state: its embedding space may have been changed meanwhile.
