@@ -168,7 +168,7 @@ def build_services(
     access_database = Database(store.database.engine, audit_key=audit_key(settings))
     access_keys = AccessKeyStore(access_database, pepper)
     gallery, calibrations = _open_gallery(settings, pack, store, ring)
-    metrics = _metrics(gallery, store, pipeline)
+    metrics = _metrics(gallery, pipeline)
     matches = MatchTimes(store.retention)
     maintenance = MaintenanceThread(gallery, before_indexes=[matches.store])
     metrics.observe(
@@ -278,7 +278,7 @@ def _scheduler(settings: Settings, pipeline: FacePipeline) -> Scheduler:
     )
 
 
-def _metrics(gallery: Gallery, store: Store, pipeline: FacePipeline) -> Metrics:
+def _metrics(gallery: Gallery, pipeline: FacePipeline) -> Metrics:
     metrics = Metrics()
     metrics.runs_on(pipeline.provider)
     metrics.registry.register(SearchCosts(gallery.costs))
@@ -288,6 +288,6 @@ def _metrics(gallery: Gallery, store: Store, pipeline: FacePipeline) -> Metrics:
         "likeness_erasure_pending_seconds",
         "For how long deleted rows, or their bytes, have been left in the database or in the "
         "index's snapshots; 0 for none.",
-        lambda: max(store.database.eraser.pending_s(), gallery.unerased_s()),
+        gallery.erasure_pending_s,
     )
     return metrics

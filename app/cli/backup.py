@@ -10,13 +10,14 @@ import typer
 from sqlalchemy import Engine
 
 from app.access.keys import audit_key
-from app.cli.console import BYTES_LEFT, err, read_settings, require_database, warn
+from app.cli.console import err, finish_erasure, read_settings, require_database, warn
 from app.cli.output import write_file
 from app.encryption.ring import KeyRing
 from app.errors import EncryptionKeyError, LikenessError
 from app.gallery.backup_bodies import Held, dump, load, verify
 from app.gallery.backup_stream import BackupError, encrypted, opened, read_blocks, write_blocks
 from app.settings import Settings
+from app.store.database import Database
 from app.store.records import EncryptionState
 from app.store.schema import opened_database
 from app.store.sql.encryption import EncryptionStore
@@ -92,6 +93,7 @@ def restore(
             with err.status("Restoring"):
                 held = load(engine, bodies, replace=replace, audit_key=audit_key(settings))
             _report("Restored", held)
+            finish_erasure(Database(engine))
             if ring is not None and (plain := _plain(Store(engine).encryption.state())):
                 warn(
                     f"{' and '.join(plain)} are stored unencrypted, as in the backup; likeness "
@@ -158,8 +160,6 @@ def _source(path: Path) -> Iterator[BinaryIO]:
 def _report(what: str, held: Held) -> None:
     counts = ", ".join(f"{number} {table}" for table, number in held.rows.items())
     err.print(f"{what}: {counts or 'nothing'}.", markup=False, highlight=False)
-    if not held.erased:
-        warn(BYTES_LEFT)
     if held.changed:
         err.print(
             f"{held.changed} objects of metadata or quality broke the rules of this version and "

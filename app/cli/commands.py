@@ -110,8 +110,10 @@ class LazyGroup(TyperGroup):
         except OSError as error:
             from app.cli.console import clear_errors, refused_path  # noqa: PLC0415 (as above)
 
+            if (refused := refused_path(error)) is None:
+                raise
             with clear_errors():
-                raise refused_path(error) from error
+                raise refused from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The command to run and its arguments. Raises click's UsageError for an unknown name."""

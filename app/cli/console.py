@@ -2,6 +2,7 @@
 there is a database."""
 
 import difflib
+import errno
 import importlib.util
 import os
 import re
@@ -42,7 +43,8 @@ _CONTROLS = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class _Console(Console):
-    """Shows control characters in texts: names in archives and answers of servers may have any."""
+    """Shows control characters of strings: names in archives and answers of servers may have any.
+    (Not those of rich's Text objects, which no command makes of such a string.)"""
 
     def render_str(self, text: str, **given: Any) -> Text:
         return super().render_str(
@@ -62,10 +64,13 @@ def warn(sentence: str) -> None:
 
 def finish_erasure(database: "Database") -> None:
     """Erase the bytes of what a command deleted or replaced; warn if some are left."""
-    with err.status("Erasing the bytes of deleted rows"):
-        done = database.eraser.finish()
-    if not done:
-        warn(BYTES_LEFT)
+    done = False
+    try:
+        with err.status("Erasing the bytes of deleted rows"):
+            done = database.eraser.finish()
+    finally:  # also at Ctrl-C
+        if not done:
+            warn(BYTES_LEFT)
 
 
 @contextmanager
@@ -79,16 +84,22 @@ def clear_errors() -> Iterator[None]:
         sys.exit(EXIT_CANNOT_START)
 
 
+_OF_PATHS = frozenset({
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR,
+    errno.EISDIR, errno.ELOOP,
+})  # fmt: skip
+
+
 class PathRefused(LikenessError):
     """The system refuses a path that a command uses."""
 
     code, title = "path_refused", "A file or folder cannot be used"
 
 
-def refused_path(error: OSError) -> Exception:
-    """The error of the system as one of the service; itself if it is not about a path."""
-    if error.filename is None:
-        return error
+def refused_path(error: OSError) -> LikenessError | None:
+    """The error of the system as one of the service; None if the path is not what is wrong."""
+    if error.filename is None or error.errno not in _OF_PATHS:
+        return None
     return PathRefused(
         f"{error.filename}: {error.strerror}. Check the path, and what this user may do there."
     )

@@ -91,8 +91,9 @@ def doctor(
     found = [_check_index(services.gallery, name, repair=repair) for name in names]
     store = services.gallery.store
     fixed = [] if fix_metadata is None else fix(store.integrity, fix_metadata)
+    if fixed:
+        finish_erasure(store.database)
     found += stored_data(store.integrity, repair=repair) if check else []
-    finish_erasure(store.database)
     services.close()
     _show(rows, (*fixed, *unchecked, *(line for line, _ in found)), clash)
     if said := warning(services, unmatched):

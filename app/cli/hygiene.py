@@ -79,10 +79,10 @@ def hygiene(
             out.print(f"The person's id is {renamed.person_id} now.", markup=False)
         if merge or move or delete:
             _correct(services.gallery, collection, merge, move, delete)
-        if rename or merge or move or delete:
-            finish_erasure(services.gallery.store.database)
         if different or withdraw:
             _declare(services.gallery.store.pairs, collection, different, withdraw)
+        if merge or move or delete or withdraw:
+            finish_erasure(services.gallery.store.database)
         if rename or merge or move or delete or different or withdraw:
             return
         with Progress(console=err, transient=True) as progress:

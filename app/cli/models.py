@@ -186,7 +186,8 @@ def migrate_collection(
                 f"{store.alternate_embeddings.drop(collection)} embeddings of other "
                 "embedding spaces were deleted."
             )
-        finish_erasure(store.database)
+        if cut_over or forget:
+            finish_erasure(store.database)
 
 
 def _migrate(work: Reembedding, *, cut_over: bool) -> None:

@@ -82,15 +82,13 @@ def _plain(value: Any) -> Any:
 class Held:
     """The numbers of rows in a backup by table. After a restore also: how many objects of metadata
     or quality were `changed` because they break the rules, how many persons have an id that
-    differs from another person's only in how its letters are composed (`clashes`), how many
-    consents the replaced database knew as `withdrawn`, and whether no bytes of replaced rows are
-    left (`erased`)."""
+    differs from another person's only in how its letters are composed (`clashes`), and how
+    many consents the replaced database knew as `withdrawn`."""
 
     rows: Mapping[str, int]
     changed: int = 0
     clashes: int = 0
     withdrawn: int = 0
-    erased: bool = True
 
 
 class _Contents:
@@ -197,6 +195,8 @@ def load(
                 "The database holds persons or collections already. Restore into an empty "
                 "database, or replace its data with --replace."
             )
+        # With PostgreSQL others could withdraw a consent after it was read, or wait for each other.
+        _lock_collections(connection)
         known = withdrawals(connection)
         highest = _clear(connection)
         connection.execute(update(tables.database).values(id=contents.header["database"]))
@@ -210,8 +210,7 @@ def load(
         note(connection, DATABASE_RESTORED, rows=dict(contents.counts))
         backend_of(engine).set_last_keys(connection, contents.last_keys())
     database.eraser.erase()
-    erased = database.eraser.finish()
-    return Held(dict(contents.counts), contents.corrected, clashes, withdrawn, erased)
+    return Held(dict(contents.counts), contents.corrected, clashes, withdrawn)
 
 
 def _insert(
@@ -254,6 +253,13 @@ def _occupied(connection: Connection) -> bool:
         for table in (tables.persons, tables.collections)
     )
     return bool(people or several > 1)
+
+
+def _lock_collections(connection: Connection) -> None:
+    """Let no other transaction write to a collection until this one ends; each write locks its
+    collection first."""
+    every = select(tables.collections.c.id).order_by(tables.collections.c.id)
+    connection.execute(every.with_for_update())
 
 
 def _clear(connection: Connection) -> int:

@@ -306,9 +306,10 @@ class Gallery:
         self.store.database.eraser.retry()
         self._indexes.prepare()
 
-    def unerased_s(self) -> float:
-        """For how many seconds removed templates have been left in saved copies of indexes."""
-        return self._indexes.unerased_s()
+    def erasure_pending_s(self) -> float:
+        """For how many seconds deleted rows or their bytes have been left, in the database or in
+        saved copies of indexes; 0 if there are none."""
+        return max(self.store.database.eraser.pending_s(), self._indexes.unerased_s())
 
     def run_maintenance(self) -> None:
         """One round of maintenance, called once a second by one thread beside searches and writes:

@@ -81,7 +81,7 @@ def _answer(connection: DecoderChannel, request: DecodeRequest) -> None:
         photo = _decode(request)
     except ImageError as error:
         connection.send_refusal(error, deadline)
-    except MemoryError:
+    except MemoryError:  # the limit of this process is what the photo's header announces
         connection.send_refusal(damaged(), deadline)
     else:
         connection.send_photo(photo, deadline)

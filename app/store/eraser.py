@@ -68,17 +68,17 @@ class Eraser:
             return Erasure.DONE if done else Erasure.PENDING
 
     def finish(self, seconds: float = COMMAND_S) -> bool:
-        """Erase what was deleted through this object, for at most so many seconds, and return
-        whether nothing is left of it (with PostgreSQL: whether nothing can be done here). For a
-        command, which ends: a running service does not know what others have deleted. Never
-        raises."""
+        """Erase the bytes of every committed deletion, for at most so many seconds. Returns whether
+        none are left (with PostgreSQL: true, as nothing can be done here). For a command that has
+        deleted something and ends: a running service does not know of it. Never raises."""
         until = self._clock() + seconds
+        self.erase()
         with self._attempt:
-            while self._asked and self._pending_since is not None and self._clock() < until:
+            while self._pending_since is not None and self._clock() < until:
                 self._try(ROUND_S)
                 if self._failed:
                     time.sleep(WAIT_AGAIN_S)
-            return not self._asked or self._pending_since is None
+            return self._pending_since is None
 
     def retry(self) -> None:
         """Repeat a pending erasure; erase once a minute even if none is known."""

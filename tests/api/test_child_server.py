@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from app.api.main import create_app
-from app.api.server import ChildServer
+from app.api.server import ChildServer, Server
 from app.processes.link import Link
 from app.processes.messages import AT_ONCE, CONNECTION, END, REPLACED, STOP, Lines
 from app.services import Services, build_services
@@ -25,11 +25,13 @@ from tests.api.conftest import waits_for
 from tests.waiting import PATIENCE_S, until
 
 
+@pytest.mark.parametrize("event", ["this process is to end", "stopping"])
 def test_a_signal_is_no_part_of_the_request_that_it_interrupts(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, event: str
 ) -> None:
     services = build_services(Settings(data_dir=tmp_path))
     child = Child(services)
+    alone = Server(create_app(services), services.settings)
     lines = io.StringIO()
     handler = logging.StreamHandler(lines)
     handler.setFormatter(JsonFormatter())
@@ -38,14 +40,14 @@ def test_a_signal_is_no_part_of_the_request_that_it_interrupts(
     token = request_id.set("of another's request")
     try:
         with caplog.at_level(logging.INFO, LOGGER_NAME):
-            child.server.handle_exit(signal.SIGTERM, None)
+            (alone if event == "stopping" else child.server).handle_exit(signal.SIGTERM, None)
     finally:
         request_id.reset(token)
         logger.removeHandler(handler)
         child.close()
         services.close()
     line = json.loads(lines.getvalue().splitlines()[0])
-    assert [line["event"], line["signal"]] == ["this process is to end", "SIGTERM"]
+    assert [line["event"], line["signal"]] == [event, "SIGTERM"]
     assert "request_id" not in line
 
 

@@ -63,6 +63,15 @@ def test_a_deletion_beside_a_backup_is_answered_as_pending(
     assert gauge(client, "likeness_erasure_pending_seconds") == 0
 
 
+def test_what_is_left_in_saved_indexes_is_pending_too(
+    client: httpx.Client, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until(lambda: client.get("/readyz").json()["erasure"] == "done")
+    monkeypatch.setattr(services.gallery._indexes, "unerased_s", lambda: 7.0)
+    assert client.get("/readyz").json()["erasure"] == "pending"
+    assert gauge(client, "likeness_erasure_pending_seconds") == 7
+
+
 def test_metrics_name_routes_not_people(presidents: Any) -> None:
     presidents.client.get(f"/v1/collections/{presidents.name}/persons/obama")
     text = presidents.client.get("/metrics").text

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import stat
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,14 @@ from app.encryption.keys import new_key_line, parse_keys
 from app.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
+from app.store import eraser
 from app.store.backends import create_engine
+from app.store.eraser import Eraser
 from app.store.schema import migrate
 from app.store.sql.tables import templates
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, template
+from tests.gallery.test_erasing import long_reader
 from tests.writing import store_person
 
 
@@ -177,6 +180,25 @@ def test_a_restore_with_a_key_says_what_stays_plain(
     run("encryption", "rotate")
     run("backup", tmp_path / "encrypted")
     assert "unencrypted" not in run("restore", tmp_path / "encrypted", "--replace")
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["beside a long reader", "alone"])
+def test_commands_say_whether_old_bytes_are_left(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
+    """In a database that takes longer to go through than a deletion waits."""
+    with_people(data, "ada", "bob")
+    run("backup", tmp_path / "backup")
+    (tmp_path / "key").write_text(new_key_line("k1"))
+    (tmp_path / "key").chmod(0o600)
+    monkeypatch.setattr(eraser, "DELETION_S", 0.0)
+    monkeypatch.setattr(eraser, "PAGES_AT_ONCE", 1)
+    finish = Eraser.finish
+    monkeypatch.setattr(Eraser, "finish", lambda self: finish(self, 0.2 if reads else 60.0))
+    with long_reader(data / "likeness.db") if reads else nullcontext():
+        for command in (["restore", "--replace", tmp_path / "backup"], ["encryption", "rotate"]):
+            monkeypatch.setenv("LIKENESS_ENCRYPTION_KEY_FILE", str(tmp_path / "key"))
+            assert ("are still in the database's files" in run(*command)) == reads, command
 
 
 def test_what_cannot_be_read_or_written(data: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from app.cli.commands import app
-from app.cli.console import collection_name, err, warn
+from app.cli.console import collection_name, err, out, warn
 
 
 def test_it_is_an_argument_or_an_option_or_the_default() -> None:
@@ -44,7 +44,10 @@ def test_a_terminal_does_not_obey_what_is_printed(capsys: pytest.CaptureFixture[
     table.add_row(hostile)
     err.print(table)
     warn("two\nlines and a\ttab")
-    printed = capsys.readouterr().err
-    assert printed.count(r"ann\x1b]0;title\x07\x1b[2J\x0d\x9b1m/1.jpg") == 3
+    out.print(hostile, markup=False)
+    shown = r"ann\x1b]0;title\x07\x1b[2J\x0d\x9b1m/1.jpg"
+    standard, printed = capsys.readouterr()
+    assert standard == f"{shown}\n"
+    assert printed.count(shown) == 3
     assert {one for one in printed if not one.isprintable()} <= {"\n", "\t"}
     assert "two\nlines" in printed

@@ -69,7 +69,7 @@ def delete_beside_closed_folder(folder: Path, whole: bool) -> None:
     kept = snapshots(folder)
     assert len(kept) == 2
     closed = [folder / "index"] if whole else kept
-    assert gallery.unerased_s() == 0
+    assert gallery.erasure_pending_s() == 0
     for one in closed:
         one.chmod(0)
     assert delete_collection(gallery, "second").erased is Erasure.PENDING
@@ -77,13 +77,13 @@ def delete_beside_closed_folder(folder: Path, whole: bool) -> None:
     assert delete_collection(gallery, "unopened").erased is unknown
     assert delete_person(gallery, "default", "p0").erased is Erasure.PENDING
     for _ in range(2):
-        assert gallery.unerased_s() > 0
+        assert gallery.erasure_pending_s() > 0
         with suppress(PermissionError):  # `upkeep` says so
             gallery.run_maintenance()
     for one in closed:
         one.chmod(0o700)
     gallery.run_maintenance()
-    assert gallery.unerased_s() == 0
+    assert gallery.erasure_pending_s() == 0
     assert len(snapshots(folder)) == 1
     assert delete_person(gallery, "default", "p1").erased is Erasure.DONE
     gallery.close()

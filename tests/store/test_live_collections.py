@@ -14,6 +14,7 @@ OF_ALL = {
     "store/sql/changes.py:ChangeLog._prune": "of one collection, which `_logs` found",
     "store/sql/collection_removal.py:CollectionRemoval._remove_some": "deletes them",
     "store/sql/retention.py:RetentionStore.note_matches": "locks those of keys; answers nothing",
+    "gallery/backup_bodies.py:_lock_collections": "a restore replaces all of them",
     "gallery/backup_bodies.py:_mark": "a restore has just replaced all of them",
 }
 

@@ -122,8 +122,7 @@ async def own_readiness(app: FastAPI) -> Ready:
         WorkerDied and StoreUnavailable."""
         services.pipeline.check_networks()
         database.ping()
-        left = max(database.eraser.pending_s(), services.gallery.unerased_s())
-        return left > 0 or bool(eraser.is_pending)
+        return services.gallery.erasure_pending_s() > 0 or bool(eraser.is_pending)
 
     try:
         async with asyncio.timeout(READ_S):
