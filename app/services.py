@@ -144,8 +144,8 @@ def cuda_options(settings: Settings) -> CudaOptions:
 
 def cpu_options(settings: Settings, engines: Path) -> CpuOptions:
     """How networks run on a CPU; the compiled ones are kept below `engines`."""
-    streams, folder = _workers(settings), engines / "openvino"
-    return CpuOptions(settings.cpu_engine, settings.cpu_precision, streams, folder)
+    copies, folder = _workers(settings), engines / "openvino"
+    return CpuOptions(settings.cpu_engine, settings.cpu_precision, copies, folder)
 
 
 def build_services(

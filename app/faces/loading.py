@@ -227,7 +227,7 @@ class LocalLoader(Loader):
             # Any thread may run it, even while another records: so none of its runs is recorded.
             return OnnxModel(path, self.device, replace(self.options, graphs=False))
         kept = None if self.cpu.compiled is None else CompiledNetworks(self.cpu.compiled)
-        return OpenVinoModel(path, precision, self.cpu.streams, kept)
+        return OpenVinoModel(path, precision, self.cpu.copies, kept)
 
     def _note_nodes(self, name: str, network: Network) -> None:
         self.cpu_nodes.pop(name, None)

@@ -18,12 +18,12 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, slots=True)
 class CpuOptions:
-    """How networks run on a CPU. `streams` runs of a network are computed at a time, each on one
-    thread. Networks that OpenVINO has compiled are kept in `compiled`; None: they are not kept."""
+    """How networks run on a CPU. OpenVINO gets `copies` of each network, so that as many
+    threads can run it at a time. What it has compiled is kept in the folder `compiled`, or nowhere (None)."""
 
     engine: CpuEngine = CpuEngine.ONNXRUNTIME
     precision: CpuPrecision = CpuPrecision.AUTO
-    streams: int = 1
+    copies: int = 1
     compiled: Path | None = None
 
 

@@ -5,10 +5,12 @@ The runtime is imported only where it is used: it comes with the extra `openvino
 
 import hashlib
 import re
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from queue import LifoQueue
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,12 @@ OF_HEADS = (0.9, 0.2)
 
 
 class OpenVinoModel:
-    """One network, compiled once and safe to run from several threads at a time."""
+    """One network, safe to run from several threads at a time.
+
+    Each of its `copies` computes in the thread that runs it, which OpenVINO does only with one
+    stream of one thread. With several streams it hands each run to a thread of its own: on two
+    cores that left a tenth of the time unused (docs/benchmarks/networks.md).
+    """
 
     batches_itself = False
     cpu_nodes: tuple[str, ...] = ()
@@ -40,18 +47,22 @@ class OpenVinoModel:
         self,
         path: Path,
         precision: CpuPrecision,
-        streams: int = 1,
+        copies: int = 1,
         compiled: CompiledNetworks | None = None,
     ) -> None:
-        """Load `path` to be run in `precision` on `streams` threads, each with a run of its own.
+        """Load `path` to be run in `precision`, by at most `copies` threads at a time; others wait.
         Raises PackError (bad file) or DeviceError (OpenVINO cannot run it)."""
         self.path = path
         self.precision = precision
         self.provider = PROVIDERS[precision]
         try:
-            self._model = _compiled(path, precision, streams, compiled)
-            (first,) = self._model.inputs
-            self.output_names: list[str] = [one.get_any_name() for one in self._model.outputs]
+            models = _compiled(path, precision, copies, compiled)
+            (first,) = models[0].inputs
+            self.output_names: list[str] = [one.get_any_name() for one in models[0].outputs]
+            # The copy that ran last is taken first: its weights may still be in the cache.
+            self._idle: LifoQueue[Any] = LifoQueue()
+            for model in models:
+                self._idle.put(model.create_infer_request())
         except Exception as error:  # OpenVINO raises RuntimeError and types of its own
             OnnxModel(path, Device.CPU)  # a file that nothing can run is no fault of OpenVINO's
             raise DeviceError(_advice(path, f"does not load: {_short(error)}")) from error
@@ -59,7 +70,6 @@ class OpenVinoModel:
             None if side.is_dynamic else side.get_length() for side in first.partial_shape
         ]
         self.takes_pixels: bool = first.element_type.get_type_name() == "u8"
-        self._own = threading.local()
 
     @property
     def dynamic_batch(self) -> bool:
@@ -84,12 +94,14 @@ class OpenVinoModel:
     def run(self, batch: NDArray[Any]) -> list[FloatArray]:
         """Run the network on (n, 3, height, width) float32, or on (n, height, width, 3) uint8 where
         it takes pixels; all outputs in their order."""
-        request = getattr(self._own, "request", None)
-        if request is None:
-            request = self._own.request = self._model.create_infer_request()
-        request.infer({0: np.ascontiguousarray(batch)}, share_inputs=True)
-        # Copied: the next run of this thread writes to the same memory.
-        return [np.array(request.get_output_tensor(i).data) for i in range(len(self.output_names))]
+        request = self._idle.get()
+        try:
+            request.infer({0: np.ascontiguousarray(batch)}, share_inputs=True)
+            # Copied: the next run of this copy writes to the same memory.
+            outputs = range(len(self.output_names))
+            return [np.array(request.get_output_tensor(i).data) for i in outputs]
+        finally:
+            self._idle.put(request)
 
     def try_out(self, batch: NDArray[Any]) -> None:
         """Run a batch here and in ONNX Runtime and compare the outputs. Raises DeviceError for a
@@ -178,26 +190,31 @@ def _runtime() -> _Runtime:
 
 
 def _compiled(
-    path: Path, precision: CpuPrecision, streams: int, kept: CompiledNetworks | None
-) -> Any:
-    """The network, ready to run: as an earlier start compiled it, or compiled here."""
+    path: Path, precision: CpuPrecision, copies: int, kept: CompiledNetworks | None
+) -> list[Any]:
+    """Copies of the network, ready to run: as an earlier start compiled it, or compiled here."""
     runtime = _runtime()
     options = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
-        # One photo per worker, one thread per photo: a stream has one thread, bound to no core.
-        "NUM_STREAMS": streams,
-        "INFERENCE_NUM_THREADS": streams,
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": 1,
         "ENABLE_CPU_PINNING": False,
     }
+
+    def load(compiled: bytes) -> Any:
+        return runtime.core.import_model(compiled, "CPU", options)
+
     content = path.read_bytes()
-    network = hashlib.sha256(content).hexdigest()[:32]
-    key = f"{network}-{precision.value}-{streams}-{runtime.place}"
-    if kept is not None and (found := kept.load(key)) is not None:
-        try:
-            return runtime.core.import_model(found, "CPU", options)
-        except Exception:  # noqa: BLE001, S110 - OpenVINO refuses it: compile, and replace it
-            pass
-    model = runtime.core.compile_model(runtime.core.read_model(content), "CPU", options)
-    if kept is not None:
-        kept.keep(key, model.export_model().getvalue())
-    return model
+    key = f"{hashlib.sha256(content).hexdigest()[:32]}-{precision.value}-{runtime.place}"
+    compiled = None if kept is None else kept.load(key)
+    model = None
+    if compiled is not None:
+        with suppress(Exception):  # OpenVINO refuses it: compile, and replace it
+            model = load(compiled)
+    if compiled is None or model is None:
+        model = runtime.core.compile_model(runtime.core.read_model(content), "CPU", options)
+        compiled = model.export_model().getvalue()
+        if kept is not None:
+            kept.keep(key, compiled)
+    with ThreadPoolExecutor(copies) as pool:
+        return [model, *pool.map(load, [compiled] * (copies - 1))]

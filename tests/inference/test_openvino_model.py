@@ -4,6 +4,7 @@ They need the extra `openvino` (`make test EXTRA=openvino`) and are skipped with
 """
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,12 +71,23 @@ def test_a_whole_pack_is_proven_and_finds_the_same_face(
 
 
 def test_threads_run_it_side_by_side(pack: ModelPack, faces: FloatArray) -> None:
-    network = OpenVinoModel(pack.recogniser_path, FP32, streams=2)
+    network = OpenVinoModel(pack.recogniser_path, FP32, copies=2)
     shown = [np.ascontiguousarray(np.roll(faces[:1], i, axis=3)) for i in range(12)]
     alone = [network.run(one)[0] for one in shown]
-    with ThreadPoolExecutor(4) as pool:  # more than there are streams
+    with ThreadPoolExecutor(4) as pool:  # more than there are copies
         together = list(pool.map(lambda one: network.run(one)[0], shown * 3))
     np.testing.assert_allclose(np.stack(together), np.stack(alone * 3), atol=1e-4)
+
+
+def test_a_run_is_computed_by_the_thread_that_asks(pack: ModelPack, faces: FloatArray) -> None:
+    """And not by threads of OpenVINO, to which it would be handed over."""
+    network = OpenVinoModel(pack.recogniser_path, FP32, copies=2)
+    network.run(faces)
+    of_all, of_this = time.process_time(), time.thread_time()
+    for _ in range(20):
+        network.run(faces)
+    of_this, of_all = time.thread_time() - of_this, time.process_time() - of_all
+    assert of_this > 0.9 * of_all
 
 
 def test_a_network_that_takes_pixels(tmp_path: Path) -> None:
@@ -113,12 +125,11 @@ def test_what_openvino_refuses_is_compiled_again(
     assert kept.load(file.stem) != b"not a network"
 
 
-def test_another_precision_or_number_of_streams_is_another_file(
-    pack: ModelPack, tmp_path: Path
-) -> None:
+@needs_bf16
+def test_another_precision_is_another_file(pack: ModelPack, tmp_path: Path) -> None:
     kept = CompiledNetworks(tmp_path)
-    for streams in (1, 2, 2):
-        OpenVinoModel(pack.recogniser_path, FP32, streams, kept)
+    for precision, copies in ((FP32, 1), (FP32, 2), (BF16, 1)):
+        OpenVinoModel(pack.recogniser_path, precision, copies, kept)
     assert len(list(tmp_path.glob("*.compiled"))) == 2
 
 
