@@ -18,8 +18,8 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, slots=True)
 class CpuOptions:
-    """How networks run on a CPU. OpenVINO gets `copies` of each network, so that as many
-    threads can run it at a time. What it has compiled is kept in the folder `compiled`, or nowhere (None)."""
+    """How networks run on a CPU. OpenVINO gets `copies` of each network, so that as many threads
+    can run it at a time. What it has compiled is kept in the folder `compiled`; None: nowhere."""
 
     engine: CpuEngine = CpuEngine.ONNXRUNTIME
     precision: CpuPrecision = CpuPrecision.AUTO

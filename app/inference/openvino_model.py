@@ -8,7 +8,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from queue import LifoQueue
 from typing import Any
@@ -201,20 +201,20 @@ def _compiled(
         "ENABLE_CPU_PINNING": False,
     }
 
-    def load(compiled: bytes) -> Any:
-        return runtime.core.import_model(compiled, "CPU", options)
-
     content = path.read_bytes()
     key = f"{hashlib.sha256(content).hexdigest()[:32]}-{precision.value}-{runtime.place}"
-    compiled = None if kept is None else kept.load(key)
-    model = None
-    if compiled is not None:
+
+    def load(compiled: bytes) -> list[Any]:
+        with ThreadPoolExecutor(copies) as pool:
+            one = partial(runtime.core.import_model, compiled, "CPU", options)
+            return [made.result() for made in [pool.submit(one) for _ in range(copies)]]
+
+    if kept is not None and (compiled := kept.load(key)) is not None:
         with suppress(Exception):  # OpenVINO refuses it: compile, and replace it
-            model = load(compiled)
-    if compiled is None or model is None:
-        model = runtime.core.compile_model(runtime.core.read_model(content), "CPU", options)
-        compiled = model.export_model().getvalue()
-        if kept is not None:
-            kept.keep(key, compiled)
-    with ThreadPoolExecutor(copies) as pool:
-        return [model, *pool.map(load, [compiled] * (copies - 1))]
+            return load(compiled)
+    model = runtime.core.compile_model(runtime.core.read_model(content), "CPU", options)
+    compiled = model.export_model().getvalue()
+    if kept is not None:
+        kept.keep(key, compiled)
+    # Not `model` itself: its outputs may have the names of tensors within the network.
+    return load(compiled)

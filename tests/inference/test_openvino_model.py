@@ -103,6 +103,20 @@ def test_a_network_that_takes_pixels(tmp_path: Path) -> None:
     np.testing.assert_allclose(network.run(image)[0], image.mean(axis=(1, 2)), rtol=1e-5)
 
 
+def test_outputs_have_their_own_names(tmp_path: Path) -> None:
+    """Not those of tensors that OpenVINO has joined with them, as in InsightFace's detectors."""
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [-1, 64])
+    nodes = [
+        helper.make_node("Constant", [], ["shape"], value=shape),
+        helper.make_node("Reshape", ["image", "shape"], ["row"]),
+        helper.make_node("Sigmoid", ["row"], ["score"]),
+    ]
+    path = saved(tmp_path, nodes, ("image", TensorProto.FLOAT, ["n", 1, 8, 8]), "score")
+    network = OpenVinoModel(path, FP32)
+    assert network.output_names == ["score"]
+    network.try_out(np.zeros((1, 1, 8, 8), np.float32))
+
+
 def test_the_next_start_loads_what_this_one_compiled(
     pack: ModelPack, faces: FloatArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
