@@ -265,7 +265,7 @@ def _installation_alone(settings: Settings) -> list[tuple[str, str]]:
 def _runs_on(pipeline: FacePipeline) -> str:
     """The provider or engine, whether the CPU is slow at what it runs, and on CUDA what a network
     of float32 is multiplied in."""
-    if pipeline.provider == INT8_DETECTOR and Cpu.of_this_machine().lacks_int8:
+    if pipeline.provider.endswith(INT8_DETECTOR) and Cpu.of_this_machine().lacks_int8:
         return f"{pipeline.provider}; {SLOW}"
     if pipeline.provider not in (CUDA_PROVIDER, TENSORRT_PROVIDER):
         return pipeline.provider

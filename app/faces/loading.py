@@ -194,9 +194,11 @@ class LocalLoader(Loader):
 
     def _integer_detector(self) -> Detector:
         spec = self.pack.detector
-        made = Detector(self._open("detector", integer_file(self.pack)), spec)
-        check_integers(made, Detector(self._network(self.pack.detector_path), spec))
-        self.provider = INT8_DETECTOR
+        network = self._open("detector", integer_file(self.pack))
+        made = Detector(network, spec)
+        check_integers(made, Detector(OnnxModel(self.pack.detector_path, Device.CPU), spec))
+        self.policy = POLICIES[network.provider]
+        self.provider = network.provider + INT8_DETECTOR
         return made
 
     def for_crops(self, name: str, path: Path, side: int, scale: PixelScale) -> Network:

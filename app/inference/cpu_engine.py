@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import DeviceError
-from app.inference.cuda import CPU_PROVIDER
 from app.settings import CpuEngine, CpuPrecision
 
 OPENVINO_FP32, OPENVINO_BF16 = "OpenVINO fp32", "OpenVINO bf16"
-# ONNX Runtime, with the detector in int8 and the other networks in float32.
-INT8_DETECTOR = f"{CPU_PROVIDER}, detector in int8"
+# Behind the name of what runs the other networks.
+INT8_DETECTOR = ", detector in int8"
 PROVIDERS = {CpuPrecision.FP32: OPENVINO_FP32, CpuPrecision.BF16: OPENVINO_BF16}
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -72,6 +71,7 @@ def openvino_precision(
     options: CpuOptions, cpu: Cpu | None = None, *, installed: bool | None = None
 ) -> CpuPrecision | None:
     """The precision in which OpenVINO runs the networks; None: ONNX Runtime runs them, in float32.
+    With `int8` it is that of all networks but the detector.
 
     `auto` takes the faster engine of those that are installed. Raises DeviceError for a choice that
     this environment or this CPU cannot run.
@@ -80,12 +80,7 @@ def openvino_precision(
     installed = has_openvino() if installed is None else installed
     engine, precision = options.engine, options.precision
     if precision is CpuPrecision.INT8:
-        if engine is CpuEngine.OPENVINO:
-            raise DeviceError(
-                "LIKENESS_CPU_PRECISION=int8 is run by ONNX Runtime, and "
-                "LIKENESS_CPU_ENGINE=openvino excludes it. Unset one of the two."
-            )
-        return None
+        precision = CpuPrecision.AUTO
     if engine is CpuEngine.ONNXRUNTIME:
         if precision is CpuPrecision.BF16:
             raise DeviceError(

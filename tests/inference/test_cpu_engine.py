@@ -30,8 +30,11 @@ XEON = Cpu("GenuineIntel", frozenset({"avx512f", "avx512_bf16"}))
         (OPENVINO, FP32, EPYC, True, FP32),
         (ONNXRUNTIME, CpuPrecision.AUTO, EPYC, True, None),
         (ONNXRUNTIME, FP32, EPYC, False, None),
-        # ONNX Runtime runs the detector in int8.
-        (AUTO, INT8, EPYC, True, None),
+        # Of all networks but the detector.
+        (AUTO, INT8, EPYC, True, BF16),
+        (AUTO, INT8, EPYC, False, None),
+        (AUTO, INT8, XEON, True, None),
+        (OPENVINO, INT8, XEON, True, FP32),
         (ONNXRUNTIME, INT8, XEON, False, None),
     ],
 )
@@ -50,6 +53,7 @@ def test_the_engine_that_is_faster_on_this_cpu(
     ("options", "named"),
     [
         (CpuOptions(OPENVINO), "LIKENESS_CPU_ENGINE=openvino"),
+        (CpuOptions(OPENVINO, INT8), "LIKENESS_CPU_ENGINE=openvino"),
         (CpuOptions(AUTO, BF16), "LIKENESS_CPU_PRECISION=bf16"),
     ],
 )
@@ -68,11 +72,6 @@ def test_bf16_needs_a_cpu_that_computes_in_it() -> None:
 def test_onnx_runtime_has_no_bf16() -> None:
     with pytest.raises(DeviceError, match="CPU_ENGINE=onnxruntime excludes it"):
         openvino_precision(CpuOptions(ONNXRUNTIME, BF16), EPYC, installed=True)
-
-
-def test_openvino_has_no_int8() -> None:
-    with pytest.raises(DeviceError, match="CPU_ENGINE=openvino excludes it"):
-        openvino_precision(CpuOptions(OPENVINO, INT8), EPYC, installed=True)
 
 
 @pytest.mark.parametrize(
