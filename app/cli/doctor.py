@@ -32,7 +32,7 @@ from app.gallery.gallery import Gallery
 from app.gallery.index_check import CopyCheck
 from app.index.device_rows import CudaDevice
 from app.index.port import PRECISION, GallerySize
-from app.inference.cpu_engine import INT8_DETECTOR, Cpu
+from app.inference.cpu_engine import INT8_SUFFIX, Cpu
 from app.inference.cuda import CUDA_PROVIDER, TENSORRT_PROVIDER, gpu_name
 from app.inference.machine import DescriptorLimit
 from app.inference.pack_spec import ModelPack
@@ -265,7 +265,7 @@ def _installation_alone(settings: Settings) -> list[tuple[str, str]]:
 def _runs_on(pipeline: FacePipeline) -> str:
     """The provider or engine, whether the CPU is slow at what it runs, and on CUDA what a network
     of float32 is multiplied in."""
-    if pipeline.provider.endswith(INT8_DETECTOR) and Cpu.of_this_machine().lacks_int8:
+    if pipeline.provider.endswith(INT8_SUFFIX) and Cpu.of_this_machine().lacks_int8:
         return f"{pipeline.provider}; {SLOW}"
     if pipeline.provider not in (CUDA_PROVIDER, TENSORRT_PROVIDER):
         return pipeline.provider

@@ -11,7 +11,7 @@ from app.inference.cpu_engine import Cpu
 from app.inference.pack_spec import ModelPack
 from app.telemetry.logs import log
 
-SIDE = 320
+DRAWN_SIDE = 320
 # How far the landmarks of the drawn face may be apart, as a share of its box (default pack: 0.01).
 FARTHEST_IN_DRAWING = 0.05
 SLOW = (
@@ -37,7 +37,7 @@ def check_integers(integers: Detector, float32: Detector) -> None:
     neither form finds the face, so that nothing is compared."""
     if Cpu.of_this_machine().lacks_int8:
         log(logging.WARNING, SLOW)
-    image = drawn_face(SIDE, SIDE)
+    image = drawn_face(DRAWN_SIDE, DRAWN_SIDE)
     ours, theirs = integers.look(image), float32.look(image)
     if not len(ours) and not len(theirs):
         raise DeviceError(

@@ -14,7 +14,7 @@ from app.errors import DeviceError, LikenessError, PackError
 from app.faces.detect import ARCHITECTURES, CandidateNetwork, Detector, framing_of
 from app.faces.embed import Recogniser
 from app.faces.images import DirectNetwork, drawn_face, network_input
-from app.faces.integers import check_integers, integer_file
+from app.faces.integers import DRAWN_SIDE, check_integers, integer_file
 from app.faces.landmarks import SCALE, SIDE, LandmarkRefiner
 from app.faces.liveness import LivenessCheck, LivenessNetwork
 from app.faces.orientation import OrientationLimits
@@ -23,7 +23,7 @@ from app.faces.quality import QualityNetwork
 from app.imaging import ImageLimits
 from app.inference.batching import BatchedModel
 from app.inference.compiled_networks import CompiledNetworks
-from app.inference.cpu_engine import INT8_DETECTOR, CpuOptions, openvino_precision
+from app.inference.cpu_engine import INT8_SUFFIX, CpuOptions, openvino_precision
 from app.inference.cuda import CPU_PROVIDER, CUDA_PROVIDER, CudaOptions
 from app.inference.openvino_model import OpenVinoModel
 from app.inference.pack_spec import LivenessSpec, ModelPack, QualitySpec, RecogniserSpec
@@ -195,10 +195,14 @@ class LocalLoader(Loader):
     def _integer_detector(self) -> Detector:
         spec = self.pack.detector
         network = self._open("detector", integer_file(self.pack))
+        if isinstance(network, OpenVinoModel):
+            image = drawn_face(DRAWN_SIDE, DRAWN_SIDE)[np.newaxis]
+            scale = ARCHITECTURES[spec.architecture].scale
+            network.run_once(network_input(network, image, scale))
         made = Detector(network, spec)
         check_integers(made, Detector(OnnxModel(self.pack.detector_path, Device.CPU), spec))
         self.policy = POLICIES[network.provider]
-        self.provider = network.provider + INT8_DETECTOR
+        self.provider = network.provider + INT8_SUFFIX
         return made
 
     def for_crops(self, name: str, path: Path, side: int, scale: PixelScale) -> Network:

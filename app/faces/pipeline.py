@@ -99,8 +99,8 @@ class FacePipeline:
 
     @property
     def provider(self) -> str:
-        """ONNX Runtime's name of what the recogniser really runs on, and whether the detector runs
-        in other numbers."""
+        """What the recogniser really runs on (a provider of ONNX Runtime, or OpenVINO and its
+        precision), and whether the detector runs in other numbers."""
         return self._provider or self._recogniser.provider
 
     @property

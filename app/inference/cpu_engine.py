@@ -9,16 +9,16 @@ from app.errors import DeviceError
 from app.settings import CpuEngine, CpuPrecision
 
 OPENVINO_FP32, OPENVINO_BF16 = "OpenVINO fp32", "OpenVINO bf16"
-# Behind the name of what runs the other networks.
-INT8_DETECTOR = ", detector in int8"
+# Added to the name of what runs the other networks.
+INT8_SUFFIX = ", detector in int8"
 PROVIDERS = {CpuPrecision.FP32: OPENVINO_FP32, CpuPrecision.BF16: OPENVINO_BF16}
 CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, slots=True)
 class CpuOptions:
-    """How networks run on a CPU. OpenVINO gets `copies` of each network, so that as many threads
-    can run it at a time. What it has compiled is kept in the folder `compiled`; None: nowhere."""
+    """How networks run on a CPU. OpenVINO starts with `copies` of each network, one for each thread
+    that runs it. What it has compiled is kept in the folder `compiled`; None: nowhere."""
 
     engine: CpuEngine = CpuEngine.ONNXRUNTIME
     precision: CpuPrecision = CpuPrecision.AUTO

@@ -8,9 +8,9 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from queue import LifoQueue
+from queue import Empty, LifoQueue
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from app.errors import DeviceError
 from app.inference.compiled_networks import CompiledNetworks
 from app.inference.cpu_engine import PROVIDERS, Cpu
+from app.inference.machine import usable_cores
 from app.inference.session import OnnxModel
 from app.settings import CpuPrecision, Device
 from app.types import FloatArray
@@ -35,9 +36,9 @@ OF_HEADS = (0.9, 0.2)
 class OpenVinoModel:
     """One network, safe to run from several threads at a time.
 
-    Each of its `copies` computes in the thread that runs it, which OpenVINO does only with one
-    stream of one thread. With several streams it hands each run to a thread of its own: on two
-    cores that left a tenth of the time unused (docs/benchmarks/networks.md).
+    Each copy of it computes in the thread that runs it, which OpenVINO does only with one stream of
+    one thread. With several streams it hands each run to a thread of its own, which takes time
+    (docs/benchmarks/networks.md).
     """
 
     batches_itself = False
@@ -50,19 +51,20 @@ class OpenVinoModel:
         copies: int = 1,
         compiled: CompiledNetworks | None = None,
     ) -> None:
-        """Load `path` to be run in `precision`, by at most `copies` threads at a time; others wait.
-        Raises PackError (bad file) or DeviceError (OpenVINO cannot run it)."""
+        """Load `path` to be run in `precision`, by `copies` threads at a time. If more threads run
+        it, more copies are made. Raises PackError (bad file) or DeviceError (OpenVINO cannot run
+        it)."""
         self.path = path
         self.precision = precision
         self.provider = PROVIDERS[precision]
         try:
-            models = _compiled(path, precision, copies, compiled)
+            self._exported, models = _loaded(path, precision, copies, compiled)
             (first,) = models[0].inputs
             self.output_names: list[str] = [one.get_any_name() for one in models[0].outputs]
             # The copy that ran last is taken first: its weights may still be in the cache.
-            self._idle: LifoQueue[Any] = LifoQueue()
+            self.idle: LifoQueue[Any] = LifoQueue()
             for model in models:
-                self._idle.put(model.create_infer_request())
+                self.idle.put(model.create_infer_request())
         except Exception as error:  # OpenVINO raises RuntimeError and types of its own
             OnnxModel(path, Device.CPU)  # a file that nothing can run is no fault of OpenVINO's
             raise DeviceError(_advice(path, f"does not load: {_short(error)}")) from error
@@ -94,14 +96,24 @@ class OpenVinoModel:
     def run(self, batch: NDArray[Any]) -> list[FloatArray]:
         """Run the network on (n, 3, height, width) float32, or on (n, height, width, 3) uint8 where
         it takes pixels; all outputs in their order."""
-        request = self._idle.get()
         try:
-            request.infer({0: np.ascontiguousarray(batch)}, share_inputs=True)
-            # Copied: the next run of this copy writes to the same memory.
-            outputs = range(len(self.output_names))
-            return [np.array(request.get_output_tensor(i).data) for i in outputs]
+            request = self.idle.get_nowait()
+        except Empty:
+            request = _copy(self._exported, self.precision).create_infer_request()
+        try:
+            # The outputs are copies, which the next run does not change.
+            answers = request.infer({0: np.ascontiguousarray(batch)}, share_inputs=True)
+            return [answers[i] for i in range(len(self.output_names))]
         finally:
-            self._idle.put(request)
+            self.idle.put(request)
+
+    def run_once(self, batch: NDArray[Any]) -> list[FloatArray]:
+        """`run`. Raises DeviceError if OpenVINO cannot."""
+        try:
+            return self.run(batch)
+        except Exception as error:
+            reason = f"does not run with a batch of {len(batch)} images: {_short(error)}"
+            raise DeviceError(_advice(self.path, reason)) from error
 
     def try_out(self, batch: NDArray[Any]) -> None:
         """Run a batch here and in ONNX Runtime and compare the outputs. Raises DeviceError for a
@@ -114,11 +126,7 @@ class OpenVinoModel:
             self.run(batch)
             reason = f"cannot be compared: ONNX Runtime does not run it: {_short(error)}"
             raise DeviceError(_advice(self.path, reason)) from error
-        try:
-            found = dict(zip(self.output_names, self.run(batch), strict=True))
-        except Exception as error:
-            reason = f"does not run with a batch of {len(batch)} images: {_short(error)}"
-            raise DeviceError(_advice(self.path, reason)) from error
+        found = dict(zip(self.output_names, self.run_once(batch), strict=True))
         if list(found) != list(expected):
             raise DeviceError(_advice(self.path, f"has the outputs {', '.join(found)}"))
         for name, output in found.items():
@@ -189,32 +197,39 @@ def _runtime() -> _Runtime:
     return _Runtime(core, number, f"{full}-{digest}")
 
 
-def _compiled(
+def _loaded(
     path: Path, precision: CpuPrecision, copies: int, kept: CompiledNetworks | None
-) -> list[Any]:
-    """Copies of the network, ready to run: as an earlier start compiled it, or compiled here."""
+) -> tuple[bytes, list[Any]]:
+    """The compiled network as OpenVINO exports it, of an earlier start or compiled here, and copies
+    of it that are ready to run."""
     runtime = _runtime()
-    options = {
+    content = path.read_bytes()
+    key = f"{hashlib.sha256(content).hexdigest()[:32]}-{precision.value}-{runtime.place}"
+    if kept is not None and (exported := kept.load(key)) is not None:
+        with suppress(Exception):  # OpenVINO refuses it: compile, and replace it
+            return exported, _copies(exported, precision, copies)
+    network = runtime.core.read_model(content)
+    model = runtime.core.compile_model(network, "CPU", _options(precision))
+    exported = model.export_model().getvalue()
+    if kept is not None:
+        kept.keep(key, exported)
+    # Not `model` itself: its outputs may have the names of tensors within the network.
+    return exported, _copies(exported, precision, copies)
+
+
+def _copies(exported: bytes, precision: CpuPrecision, count: int) -> list[Any]:
+    with ThreadPoolExecutor(min(count, usable_cores())) as pool:
+        return list(pool.map(lambda _: _copy(exported, precision), range(count)))
+
+
+def _copy(exported: bytes, precision: CpuPrecision) -> Any:
+    return _runtime().core.import_model(exported, "CPU", _options(precision))
+
+
+def _options(precision: CpuPrecision) -> dict[str, Any]:
+    return {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": 1,
         "ENABLE_CPU_PINNING": False,
     }
-
-    content = path.read_bytes()
-    key = f"{hashlib.sha256(content).hexdigest()[:32]}-{precision.value}-{runtime.place}"
-
-    def load(compiled: bytes) -> list[Any]:
-        with ThreadPoolExecutor(copies) as pool:
-            one = partial(runtime.core.import_model, compiled, "CPU", options)
-            return [made.result() for made in [pool.submit(one) for _ in range(copies)]]
-
-    if kept is not None and (compiled := kept.load(key)) is not None:
-        with suppress(Exception):  # OpenVINO refuses it: compile, and replace it
-            return load(compiled)
-    model = runtime.core.compile_model(runtime.core.read_model(content), "CPU", options)
-    compiled = model.export_model().getvalue()
-    if kept is not None:
-        kept.keep(key, compiled)
-    # Not `model` itself: its outputs may have the names of tensors within the network.
-    return load(compiled)

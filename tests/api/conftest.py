@@ -22,7 +22,7 @@ from app.api.main import create_app
 from app.api.server import Server
 from app.inference.fair_pool import RequestShare
 from app.services import Services, build_services
-from app.settings import Settings
+from app.settings import CpuEngine, Settings
 from app.types import CooperativeTask
 
 START_S = 60
@@ -31,7 +31,11 @@ OWN, FOREIGN = "own", "foreign"  # collections of the service with access keys
 
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
-    settings = Settings(data_dir=tmp_path_factory.mktemp("service"), max_images=8)
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("service"),
+        max_images=8,
+        cpu_engine=CpuEngine.ONNXRUNTIME,  # also where OpenVINO is installed and faster
+    )
     return build_services(settings)
 
 

@@ -69,6 +69,20 @@ def test_a_pack_without_it_is_refused(pack: ModelPack) -> None:
 
 
 @pytest.mark.skipif(not has_openvino(), reason="needs the extra openvino")
+def test_openvino_that_does_not_run_it_is_named(
+    pack: ModelPack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr("app.inference.openvino_model.OpenVinoModel.run", fail)
+    options = CpuOptions(CpuEngine.OPENVINO, CpuPrecision.INT8)
+    cure = r"detector.int8.onnx does not run.*no kernel.*LIKENESS_CPU_ENGINE=onnxruntime"
+    with pytest.raises(DeviceError, match=cure):
+        build_pipeline(pack, Device.CPU, ImageLimits(), cpu=options)
+
+
+@pytest.mark.skipif(not has_openvino(), reason="needs the extra openvino")
 def test_openvino_runs_it_too(
     pack: ModelPack, in_integers: FacePipeline, photos: Path, tmp_path: Path
 ) -> None:

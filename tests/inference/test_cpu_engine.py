@@ -6,7 +6,8 @@ import pytest
 
 from app.errors import DeviceError
 from app.inference.cpu_engine import Cpu, CpuOptions, openvino_precision
-from app.settings import CpuEngine, CpuPrecision
+from app.services import cpu_options
+from app.settings import CpuEngine, CpuPrecision, Settings
 
 AUTO, ONNXRUNTIME, OPENVINO = CpuEngine
 FP32, BF16, INT8 = CpuPrecision.FP32, CpuPrecision.BF16, CpuPrecision.INT8
@@ -72,6 +73,10 @@ def test_bf16_needs_a_cpu_that_computes_in_it() -> None:
 def test_onnx_runtime_has_no_bf16() -> None:
     with pytest.raises(DeviceError, match="CPU_ENGINE=onnxruntime excludes it"):
         openvino_precision(CpuOptions(ONNXRUNTIME, BF16), EPYC, installed=True)
+
+
+def test_openvino_starts_with_a_copy_of_each_network_for_each_worker(tmp_path: Path) -> None:
+    assert cpu_options(Settings(workers=3), tmp_path).copies == 3
 
 
 @pytest.mark.parametrize(
