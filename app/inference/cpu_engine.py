@@ -56,7 +56,7 @@ class Cpu:
     @property
     def is_faster_in_bf16(self) -> bool:
         """Whether it was measured to run the default pack faster in OpenVINO's bf16 than in ONNX
-        Runtime's float32: an EPYC was, in 0.6 to 0.8 of the time, and other
+        Runtime's float32: an EPYC was, in 0.6 to 0.7 of the time, and other
         processors of AMD are taken to be like it; a Xeon without AMX takes 1.3 to 1.8
         times as long. Xeons with AMX and ARM were not measured."""
         return self.vendor == "AuthenticAMD" and "avx512_bf16" in self.flags
