@@ -172,8 +172,9 @@ def rotate(
     key: Annotated[
         str | None,
         typer.Argument(
-            help="Name or id of a key. Required if there are access keys; if there are none, the "
-            "command does what likeness encryption rotate does, whose old name it is.",
+            help="Name or id of a key. Required if there are access keys. If there are none, the "
+            "command without KEY does the same as likeness encryption rotate, as it did before "
+            "there were access keys.",
             metavar="KEY",
             show_default=False,
         ),
