@@ -257,12 +257,14 @@ class RemoteImport:
             return  # it ended before its first row
         if not answer.is_success:
             accepted(answer)
-        for line in answer.text.splitlines():
+        # As bytes: texts in it can have characters that end a line elsewhere, such as U+2028.
+        for line in answer.content.splitlines():
             try:
                 members = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                return  # cut off or damaged
-            yield RowOutcome(**{**members, "result": RowResult(members["result"])})
+                outcome = RowOutcome(**{**members, "result": RowResult(members["result"])})
+            except (ValueError, TypeError, KeyError):
+                return  # cut off, damaged or of another kind
+            yield outcome
 
     def _cancel(self, part: _Part) -> None:
         """End the server's import if it is under way."""

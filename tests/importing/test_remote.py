@@ -239,6 +239,23 @@ def line_of(number: int) -> bytes:
     return orjson.dumps(members) + b"\n"
 
 
+def test_a_report_with_other_ends_of_lines_in_its_texts(
+    proxy: str, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.time, "sleep", lambda _seconds: None)
+    done = (200, {}, b'{"state": "done"}')
+    report = line_of(0).replace(b"p0", "p\u2028\x85".encode()) + line_of(1)
+    Proxy.answers = [
+        (200, {}, b'{"embedding_space": "es"}'), (200, {}, b'{"import_id": "i"}'), done,
+        (200, {}, report), done,
+    ]  # fmt: skip
+    reported: list[RowOutcome] = []
+    remote = RemoteImport(proxy, "default", ImportOptions(), 10_000)
+    remote.ensure_collection()
+    remote.run(iter(embeddings(services, 2)), reported.append)
+    assert [one.person_id for one in reported] == ["p\u2028\x85", "p1"]
+
+
 @pytest.mark.parametrize(
     "report",
     [
@@ -246,6 +263,9 @@ def line_of(number: int) -> bytes:
         (200, {}, line_of(0)),
         (200, {}, line_of(0) + line_of(1)[:9]),
         (200, {}, line_of(0) + b"\0\0\0\n" + line_of(2)),
+        (200, {}, line_of(0) + b"[1]\n" + line_of(2)),
+        (200, {}, line_of(0) + b'{"place": "t:1"}\n' + line_of(2)),
+        (200, {}, line_of(0) + line_of(1).replace(b"enrolled", b"eaten") + line_of(2)),
     ],
 )
 def test_a_report_that_lacks_rows_of_an_import_that_is_done(
