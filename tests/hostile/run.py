@@ -16,6 +16,8 @@ LAG_S = float(os.environ.get("LIKENESS_HOSTILE_LAG_MS", "50")) / 1000
 # SECURITY.md and docs/sizing.md state it (test_documents.py compares).
 STATED_GIB = 3
 RSS_MIB = float(os.environ.get("LIKENESS_HOSTILE_RSS_MIB", STATED_GIB * 1024))
+# What docs/sizing.md states of each further process.
+PROCESS_MIB = 310.0
 IDLE_AFTER_S = 10.0
 # The next three are for each process that answers.
 # Pools keep threads and connections to the database that an attack made them begin.
@@ -76,7 +78,7 @@ def run(attack: Attack, target: Target, process: psutil.Process) -> Verdict:
             verdict.faults.append(str(error))
         verdict.seconds = time.monotonic() - start
         time.sleep(1.0)  # what an attack leaves behind is part of it
-    verdict.faults += _faults(verdict, attack)
+    verdict.faults += _faults(verdict, attack, processes_of(process))
     verdict.faults += _left_over(target, process, before)
     return verdict
 
@@ -90,8 +92,13 @@ def _settle(target: Target) -> None:
         time.sleep(0.5)
 
 
-def _faults(verdict: Verdict, attack: Attack) -> list[str]:
-    seen, most = verdict.seen, RSS_MIB + attack.more_memory_mib
+def processes_of(process: psutil.Process) -> int:
+    """How many processes answer: the children of a parent, or the one itself."""
+    return max(1, len(process.children()))
+
+
+def _faults(verdict: Verdict, attack: Attack, processes: int) -> list[str]:
+    seen, most = verdict.seen, RSS_MIB + PROCESS_MIB * (processes - 1) + attack.more_memory_mib
     faults = []
     if seen.livez_failures:
         faults.append(f"/livez failed {len(seen.livez_failures)}x: {seen.livez_failures[0]}")
@@ -117,7 +124,8 @@ def _left_over(target: Target, process: psutil.Process, before: Idle) -> list[st
 
 
 def _busy(target: Target, process: psutil.Process, before: Idle) -> list[str]:
-    faults, count = [], max(1, len(process.children()))
+    faults: list[str] = []
+    count = processes_of(process)
     earlier = look(process)
     time.sleep(0.5)
     now = look(process)
