@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ _DIGEST = hashlib.sha256().digest_size
 class CompiledNetworks:
     """A bounded folder of compiled networks, which several processes may use at a time.
 
-    Each file begins with the SHA-256 of the rest: an engine is never given a damaged one. A folder
+    Each file begins with the SHA-256 of its key and the rest: an engine is never given a damaged
+    one, or that of another network. A folder
     that cannot be read or written costs the compilation and is logged; nothing is raised.
     """
 
@@ -32,6 +34,8 @@ class CompiledNetworks:
         """What was kept under `key`; None if there is nothing, or it is damaged."""
         path = self._path(key)
         try:
+            if stat.S_ISFIFO(path.stat().st_mode) or path.stat().st_size > self.most_bytes:
+                return None  # none of ours: reading it would wait, or take too much memory
             content = path.read_bytes()
         except FileNotFoundError:
             return None
@@ -39,7 +43,7 @@ class CompiledNetworks:
             self._complain(error)
             return None
         network = content[_DIGEST:]
-        if hashlib.sha256(network).digest() != content[:_DIGEST]:
+        if _digest(key, network) != content[:_DIGEST]:
             log(logging.WARNING, "a compiled network is damaged; compiling again", file=str(path))
             return None
         with suppress(OSError):
@@ -55,7 +59,7 @@ class CompiledNetworks:
             if lock is None:
                 return
             try:
-                write_whole(self._path(key), [hashlib.sha256(network).digest(), network])
+                write_whole(self._path(key), [_digest(key, network), network])
                 self._remove_oldest()
             finally:
                 os.close(lock)
@@ -85,3 +89,7 @@ class CompiledNetworks:
             folder=str(self.folder),
             reason=str(error),
         )
+
+
+def _digest(key: str, network: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + b"\0" + network).digest()

@@ -157,8 +157,8 @@ def _difference(
 def _advice(path: Path, reason: str) -> str:
     """A sentence for the operator about a network, and one about what to do."""
     return (
-        f"OpenVINO {_runtime().version} cannot be used: {path.name} {reason}. Set "
-        "LIKENESS_CPU_ENGINE=onnxruntime to use ONNX Runtime."
+        f"OpenVINO {_runtime().version} cannot be used: {path.name} {reason}. To use ONNX Runtime, "
+        "set LIKENESS_CPU_ENGINE=onnxruntime, and leave out LIKENESS_CPU_PRECISION=bf16."
     )
 
 

@@ -101,3 +101,18 @@ def test_a_folder_that_cannot_be_used_costs_the_compilation(
     kept.keep("a", b"network")
     assert kept.load("a") is None
     assert "each start compiles them again" in caplog.text
+
+
+def test_a_file_under_the_name_of_another_network(tmp_path: Path) -> None:
+    kept = CompiledNetworks(tmp_path)
+    kept.keep("detector", b"a detector")
+    (tmp_path / "detector.compiled").rename(tmp_path / "recogniser.compiled")
+    assert kept.load("recogniser") is None
+
+
+def test_what_would_wait_or_fill_the_memory_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.compiled")
+    kept = CompiledNetworks(tmp_path, most_bytes=100)
+    assert kept.load("pipe") is None
+    (tmp_path / "large.compiled").write_bytes(bytes(101))
+    assert kept.load("large") is None
