@@ -1,5 +1,6 @@
 """Networks that an engine has compiled for this CPU, kept in a folder for the next start."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -22,8 +23,8 @@ class CompiledNetworks:
     """A bounded folder of compiled networks, which several processes may use at a time.
 
     Each file begins with the SHA-256 of its key and the rest: an engine is never given a damaged
-    one, or that of another network. A folder
-    that cannot be read or written costs the compilation and is logged; nothing is raised.
+    one, or that of another network. A folder that cannot be read or written costs the compilation
+    and is logged; nothing is raised.
     """
 
     folder: Path
@@ -34,8 +35,10 @@ class CompiledNetworks:
         """What was kept under `key`; None if there is nothing, or it is damaged."""
         path = self._path(key)
         try:
-            if stat.S_ISFIFO(path.stat().st_mode) or path.stat().st_size > self.most_bytes:
-                return None  # none of ours: reading it would wait, or take too much memory
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode) or found.st_size > self.most_bytes:
+                # Not written by `keep`: reading it could wait for ever, or fill the memory.
+                raise OSError(errno.EINVAL, "it is not a file that can be used", str(path))
             content = path.read_bytes()
         except FileNotFoundError:
             return None

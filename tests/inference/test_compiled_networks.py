@@ -1,7 +1,7 @@
 """Compiled networks in a folder: whole or not at all, bounded, private, shared by processes."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -111,8 +111,21 @@ def test_a_file_under_the_name_of_another_network(tmp_path: Path) -> None:
 
 
 def test_what_would_wait_or_fill_the_memory_is_not_read(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.compiled")
-    kept = CompiledNetworks(tmp_path, most_bytes=100)
-    assert kept.load("pipe") is None
-    (tmp_path / "large.compiled").write_bytes(bytes(101))
-    assert kept.load("large") is None
+    """Each of these has the right content behind it."""
+    kept = CompiledNetworks(tmp_path)
+    for key in ("pipe", "large"):
+        kept.keep(key, b"network")
+    content = (tmp_path / "pipe.compiled").read_bytes()
+    assert CompiledNetworks(tmp_path, most_bytes=len(content) - 1).load("large") is None
+    pipe = tmp_path / "pipe.compiled"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(pipe.write_bytes, content)  # waits until the pipe is opened
+        try:
+            assert kept.load("pipe") is None
+            assert not written.done()
+        finally:
+            reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+            wait([written], timeout=20)
+            os.close(reader)
